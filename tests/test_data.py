@@ -4,6 +4,7 @@ import gzip
 import json
 import sys
 from collections import Counter
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -94,6 +95,11 @@ def epoch_of(batches, n=0):
 )
 def test_sentences(paragraph, want):
     assert sentences(paragraph) == want
+
+
+def test_long_runs_of_stops_take_no_time():
+    text = "a" + "." * 200_000 + "b " + "! " * 50_000
+    assert len(sentences(text)) == 1
 
 
 def test_units():
@@ -237,6 +243,14 @@ def test_distinct(tmp_path):
     assert len(list(Source(path=str(tmp_path / "a.txt")).parts())) == 5
 
 
+def test_the_default_recipe_names_its_data():
+    yaml = pytest.importorskip("yaml")
+    recipe = yaml.safe_load((files("unmask.recipes") / "default.yaml").read_text(encoding="utf-8"))
+    config = DataConfig.model_validate(recipe["data"])
+    with pytest.raises(ValueError, match="give data.folder="):
+        next(config.texts())
+
+
 def test_short_forms_of_the_config(tmp_path):
     (tmp_path / "a.txt").write_text("\n".join(numbered(40)))
     config = DataConfig.model_validate(str(tmp_path / "a.txt"))
@@ -333,7 +347,10 @@ def test_hub(hub, streaming):
     assert hub == [("org/name", "en", "dev", streaming)]
     with pytest.raises(ValueError, match=r"has no column 'body' · its columns are text, n · "):
         list(Source(path="org/name", column="body", streaming=streaming).texts())
-    with pytest.raises(ValueError, match=r"org/none cannot be opened · Dataset 'org/none' doesn't exist .* · check"):
+    with pytest.raises(
+        ValueError,
+        match=r"org/none cannot be opened · Dataset 'org/none' doesn't exist .* · no local file has this name; check",
+    ):
         list(Source(path="org/none").texts())
     with pytest.raises(ValueError, match=r"hold_out by last or files needs local files · use hash or every"):
         list(Source(path="org/name", hold_out=HoldOut(last=0.1)).texts())
@@ -423,6 +440,19 @@ def test_cache(tmp_path):
     (tmp_path / "a.txt").write_text("\n\n".join(numbered(61)))
     tokenise(source, encoder, 16, tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == 3 and encoder.n_encoded > seen
+
+
+def test_two_builds_at_once_share_one_cache(tmp_path):
+    (tmp_path / "a.txt").write_text("\n\n".join(numbered(10)))
+    source = Source(path=str(tmp_path / "a.txt"))
+
+    class Slow(Words):
+        def encode_batch(self, texts):
+            tokenise(source, Words(), 16, tmp_path / "cache")  # another process comes first
+            return super().encode_batch(texts)
+
+    corpus, _ = tokenise(source, Slow(), 16, tmp_path / "cache")
+    assert corpus.n_tokens > 10 and len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_a_failed_build_leaves_no_cache(tmp_path):

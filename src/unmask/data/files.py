@@ -209,7 +209,7 @@ def load(*arguments: Any, **options: Any) -> hf.IterableDataset:
     except (ValueError, OSError, RuntimeError) as fault:  # its own errors derive from these
         if file := options.get("data_files"):
             raise ValueError(f"{file} is broken · {_first_line(fault)} · write it again") from fault
-        mend = "check the name, config, split and connection"
+        mend = "no local file has this name; check it, config, split and the connection"
         raise ValueError(f"{arguments[0]} cannot be opened · {_first_line(fault)} · {mend}") from fault
 
 

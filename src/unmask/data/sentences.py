@@ -13,8 +13,9 @@ NEVER_LAST = frozenset(
     "mr mrs ms messrs mme mlle dr prof rev hon capt col lt sgt gov sen st mt cf vs viz e.g i.e".split()
 )
 
-# Where a sentence may end: stops, closing quotes or brackets, white space, then no lower-case letter.
-_END = re.compile(r"""[.!?…]+["'”’»)\]]*(?P<gap>\s+)(?=["'“‘«(\[—-]*[^\W_])""")
+# Where a sentence may end: stops (a run of them is tried once, or long runs take for ever), closing quotes or brackets,
+# white space, then a letter or digit.
+_END = re.compile(r"""(?<![.!?…])[.!?…]+["'”’»)\]]*(?P<gap>\s+)(?=["'“‘«(\[—-]*[^\W_])""")
 _WORD_BEFORE = re.compile(r"[\w.]*\w\Z")
 _FIRST_LETTER = re.compile(r"[^\W_]")
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
