@@ -27,6 +27,7 @@ FLOORS = {
     "model": 2.5,  # a backbone and an objective in one module
     "decoding": 3,
     "data": 3,
+    "folder": 3,
     "language_model": 3,
     "training": 4,
     "evaluation": 4,
