@@ -1,0 +1,106 @@
+"""Attention over packed rows: the only place that knows which elements share a row."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from unmask.view import View, visible
+
+WASTE = 0.15  # the share of padded places a bucket of rows may have inside attention
+
+
+class Pattern:
+    """Who attends to whom in one view, made once and shared by all layers.
+
+    Packed rows are gathered into a few buckets of similar length, inside attention only. Views that are neither full
+    nor causal take the dense rule.
+    """
+
+    def __init__(self, view: View, dense: bool = False) -> None:
+        """Plan the buckets of `view`; `dense=True` keeps the slow plain twin."""
+        self.view = view
+        self.causal = view.causal
+        self.dense = dense or not (view.full or view.causal)
+        self._masks: dict[int | None, Tensor] = {}
+        self.buckets = [] if self.dense else _buckets(view)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
+        """Softmax attention of `q [M, H, d]` over `k, v [M, G, d]` with H a multiple of G, `[M, H, d]`."""
+        if k.shape[1] != q.shape[1]:
+            repeat = q.shape[1] // k.shape[1]
+            k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+        if self.dense:
+            return self._attend_dense(q, k, v, window)
+        if len(self.buckets) == 1 and self.buckets[0].whole:
+            return self.buckets[0].attend(q, k, v, self.causal, window)
+        out = torch.empty_like(q)
+        parts = [bucket.attend(q, k, v, self.causal, window) for bucket in self.buckets]
+        places = torch.cat([bucket.place for bucket in self.buckets])
+        return out.index_copy(0, places, torch.cat(parts))
+
+    def _attend_dense(self, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+        if window not in self._masks:
+            self._masks[window] = visible(self.view, window)
+        scores = torch.einsum("ihd,jhd->hij", q, k) * q.shape[-1] ** -0.5
+        scores = scores.masked_fill(~self._masks[window], float("-inf"))
+        return torch.einsum("hij,jhd->ihd", scores.softmax(-1), v)
+
+
+class Bucket:
+    """Rows of similar length `<= L`, as one `[b, L]` block."""
+
+    def __init__(self, rows: Tensor, view: View) -> None:
+        """Plan the block of `rows [b]` of `view`."""
+        starts, lengths = view.offsets[:-1][rows], view.offsets.diff()[rows]
+        self.n_rows, self.length = rows.numel(), int(lengths.max())
+        within = torch.arange(self.length, device=rows.device)
+        self.real = within < lengths[:, None]  # [b, L]
+        grid = starts[:, None] + within.clamp(max=self.length)
+        self.place = grid[self.real]  # [m] packed places, row after row
+        self.ragged = not bool(self.real.all())
+        self.whole = self.place.numel() == view.ids.numel() and not self.ragged and bool((rows.diff() == 1).all())
+        self.grid = torch.where(self.real, grid, starts[:, None])  # padded places read the row's first element
+        self.position = view.position[self.grid]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int | None) -> Tensor:
+        """Attention of the bucket's rows, `[m, H, d]`."""
+        shape = (self.n_rows, self.length, *q.shape[1:])
+        if self.whole:
+            q, k, v = (x.view(shape).transpose(1, 2) for x in (q, k, v))
+        else:
+            q, k, v = (x[self.grid.flatten()].view(shape).transpose(1, 2) for x in (q, k, v))
+        mask = self._mask(causal, window)
+        if mask is None:
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = out.transpose(1, 2)
+        return out.flatten(0, 1) if self.whole else out[self.real]
+
+    def _mask(self, causal: bool, window: int | None) -> Tensor | None:
+        if window is None and (causal or not self.ragged):
+            return None  # a causal row never sees the padding after it
+        sees = self.real[:, None, :].expand(-1, self.length, -1)
+        if causal:
+            sees = sees & torch.ones(self.length, self.length, dtype=torch.bool, device=sees.device).tril()
+        if window is not None:
+            sees = sees & ((self.position[:, :, None] - self.position[:, None, :]).abs() <= window)
+        sees = sees | torch.eye(self.length, dtype=torch.bool, device=sees.device)  # padded rows see themselves
+        return sees[:, None]
+
+
+def _buckets(view: View) -> list[Bucket]:
+    lengths, order = view.offsets.diff().sort()
+    sizes = lengths.tolist()
+    cuts, begin, total = [0], 0, 0
+    for i, size in enumerate(sizes):  # rows, not elements: a handful of integers a batch
+        total += size
+        if size * (i - begin + 1) > (1 + WASTE) * total and i > begin:
+            cuts.append(i)
+            begin, total = i, size
+    cuts.append(len(sizes))
+    return [
+        Bucket(order[a:b].sort().values, view) for a, b in zip(cuts, cuts[1:], strict=False) if b > a and sizes[b - 1]
+    ]

@@ -1,0 +1,186 @@
+"""One transformer for every family: it reads a view and gives hidden states where they are wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from unmask.backbone.attention import Pattern
+from unmask.backbone.positions import rotary, rotate
+from unmask.view import View
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The shape of a backbone.
+
+    Raises:
+        ValueError: when the numbers do not fit together.
+    """
+
+    vocab_size: int
+    width: int = 256
+    n_layers: int = 6
+    n_heads: int = 4
+    n_kv_heads: int | None = None  # fewer: grouped-query attention
+    mlp_width: int | None = None  # none: 8/3 of the width for gated, 4 for plain, to a multiple of 64
+    norm: Literal["rms", "layer"] = "rms"
+    norm_eps: float = 1e-6
+    gated: bool = True
+    activation: Literal["silu", "gelu"] = "silu"
+    bias: bool = False
+    qk_norm: bool = True
+    rope_base: float = 10_000.0
+    local_rope_base: float | None = None  # none: as the global layers
+    global_every: int = 1  # every n-th layer, from the first, is global; the others are local
+    window: int = 64  # local layers see positions at most this far away
+    n_segments: int = 0  # 0: no segment embedding
+    max_length: int = 512  # the longest row it was made for, in elements
+
+    def __post_init__(self) -> None:
+        if self.width % self.n_heads or (self.width // self.n_heads) % 2:
+            raise ValueError(
+                f"width {self.width} does not give {self.n_heads} heads of an even width · rotary positions turn pairs"
+                f" · choose a width that is a multiple of {2 * self.n_heads}"
+            )
+        if self.n_heads % (self.n_kv_heads or self.n_heads):
+            raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head."""
+        return self.width // self.n_heads
+
+    @property
+    def hidden_mlp(self) -> int:
+        """Width of the MLP's hidden layer."""
+        return self.mlp_width or (-(-8 * self.width // 3 // 64) * 64 if self.gated else 4 * self.width)
+
+    def is_global(self, layer: int) -> bool:
+        """Whether this layer sees the whole row."""
+        return layer % self.global_every == 0
+
+
+class Attention(nn.Module):
+    """Multi-head attention over packed rows, with rotary positions."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        """Make the layer's projections."""
+        super().__init__()
+        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads or config.n_heads
+        self.head_width = config.head_width
+        total = self.n_heads + 2 * self.n_kv_heads
+        self.qkv = nn.Linear(config.width, total * self.head_width, bias=config.bias)
+        self.out = nn.Linear(config.width, config.width, bias=config.bias)
+        self.qk_norm = nn.RMSNorm(self.head_width, eps=config.norm_eps) if config.qk_norm else None
+
+    def forward(
+        self, x: Tensor, pattern: Pattern, turn: tuple[Tensor, Tensor], window: int | None, read: Tensor | None = None
+    ) -> Tensor:
+        """`x [M, D]` to `[M, D]`, or to `[R, D]` where only the elements `read [R]` are wanted."""
+        qkv = self.qkv(x).view(x.shape[0], self.n_heads + 2 * self.n_kv_heads, self.head_width)
+        qk, v = qkv.split([self.n_heads + self.n_kv_heads, self.n_kv_heads], 1)
+        if self.qk_norm is not None:
+            qk = self.qk_norm(qk)
+        q, k = rotate(qk, *turn).split([self.n_heads, self.n_kv_heads], 1)
+        mixed = pattern.attend(q, k, v, window).flatten(1)
+        out: Tensor = self.out(mixed if read is None else mixed[read])
+        return out
+
+
+class MLP(nn.Module):
+    """Gated (SwiGLU, GeGLU) or plain feed-forward."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        """Make the layer's projections."""
+        super().__init__()
+        inner = config.hidden_mlp
+        self.gated = config.gated
+        self.activation = F.silu if config.activation == "silu" else F.gelu
+        self.up = nn.Linear(config.width, inner * (2 if config.gated else 1), bias=config.bias)
+        self.down = nn.Linear(inner, config.width, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x [M, D]` to `[M, D]`."""
+        x = self.up(x)
+        if self.gated:
+            gate, x = x.chunk(2, -1)
+            x = self.activation(gate) * x
+        else:
+            x = self.activation(x)
+        out: Tensor = self.down(x)
+        return out
+
+
+class Layer(nn.Module):
+    """Attention and MLP, each on a normed input and added back."""
+
+    def __init__(self, config: BackboneConfig, number: int) -> None:
+        """Make layer `number`."""
+        super().__init__()
+        self.window = None if config.is_global(number) else config.window
+        self.attention_norm = make_norm(config)
+        self.attention = Attention(config)
+        self.mlp_norm = make_norm(config)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, pattern: Pattern, turn: tuple[Tensor, Tensor], read: Tensor | None = None) -> Tensor:
+        """`x [M, D]` to `[M, D]`, or to `[R, D]` where only the elements `read [R]` are wanted."""
+        mixed = self.attention(self.attention_norm(x), pattern, turn, self.window, read)
+        x = (x if read is None else x[read]) + mixed
+        out: Tensor = x + self.mlp(self.mlp_norm(x))
+        return out
+
+
+class Backbone(nn.Module):
+    """Embedding, layers, final norm. It never hears of objectives."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        """Make a backbone with fresh weights."""
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.segment_embedding = nn.Embedding(config.n_segments, config.width) if config.n_segments else None
+        self.layers = nn.ModuleList(Layer(config, number) for number in range(config.n_layers))
+        self.norm = make_norm(config)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Fresh weights: embeddings N(0, 0.02); matrices N(0, 1/fan-in), those that write to the stream smaller."""
+        shrink = (2 * self.config.n_layers) ** -0.5
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.ones_(parameter)
+            elif "embedding" in name:
+                nn.init.normal_(parameter, std=0.02, generator=generator)
+            else:
+                writes = name.endswith(("out.weight", "down.weight"))
+                std = parameter.shape[1] ** -0.5 * (shrink if writes else 1.0)
+                nn.init.normal_(parameter, std=std, generator=generator)
+
+    def forward(self, view: View, dense: bool = False) -> Tensor:
+        """Hidden states of the elements that `view.read` names, `[R, D]`; `dense` takes the slow plain attention."""
+        config, pattern = self.config, Pattern(view, dense)
+        x = self.embedding(view.ids)
+        if self.segment_embedding is not None and view.segment is not None:
+            x = x + self.segment_embedding(view.segment)
+        turns = {True: rotary(view.position, config.head_width, config.rope_base, x.dtype)}
+        base = config.local_rope_base or config.rope_base
+        turns[False] = (
+            turns[True] if base == config.rope_base else rotary(view.position, config.head_width, base, x.dtype)
+        )
+        for number, layer in enumerate(self.layers):
+            last = number == config.n_layers - 1  # past its attention, elements that are not read matter to nobody
+            x = layer(x, pattern, turns[config.is_global(number)], view.read if last else None)
+        out: Tensor = self.norm(x)
+        return out
+
+
+def make_norm(config: BackboneConfig) -> nn.Module:
+    """The norm this backbone uses."""
+    if config.norm == "rms":
+        return nn.RMSNorm(config.width, eps=config.norm_eps)
+    return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)

@@ -1,0 +1,97 @@
+"""Masking laws: each says which units of each row are hidden, and how their losses weigh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from unmask.canvas import Canvas
+from unmask.masking.hidden import Hidden, units
+from unmask.noise import Noise
+from unmask.schedules import SCHEDULES
+
+Law = Callable[..., Hidden]
+
+
+def exact_count(clean: Canvas, noise: Noise, starts_word: Tensor | None = None) -> Hidden:
+    """Hide m ~ U{1..n} of a row's n units, all sets alike: the law of a uniform random order of insertion.
+
+    Over tokens the weight n / m makes it a bound (Shen et al. 2020, eq. 5; LLaDA, eq. 14). Over whole words the
+    same weight keeps rows of all lengths comparable, but it is a bound only where each word is one token.
+    """
+    kinds = units(clean, starts_word)
+    n = kinds.per_row
+    m = 1 + (noise.rows("count") * n).long()
+    mask = kinds.spread(_lowest(kinds.row, noise.elements(clean, "order"), kinds.of, m))
+    n_tokens, n_hidden = _totals(clean, kinds.of >= 0), _totals(clean, mask)
+    weight = n_tokens / n_hidden.clamp(min=1)
+    bound = torch.full_like(n, starts_word is None, dtype=torch.bool)
+    return Hidden(mask, weight, n_tokens, bound)
+
+
+def bernoulli(clean: Canvas, noise: Noise, schedule: str = "linear", epsilon: float = 1e-3) -> Hidden:
+    """Hide each token with probability a(t), t ~ U(epsilon, 1), weight a'(t)/a(t) (Nie et al. 2025, eq. 3)."""
+    kinds, law = units(clean), SCHEDULES[schedule]
+    t = epsilon + (1 - epsilon) * noise.rows("t")
+    mask = (noise.elements(clean, "hide") < law.hidden(t)[clean.rows]) & (kinds.of >= 0)
+    return Hidden(mask, law.weight(t), kinds.per_row.double(), torch.ones_like(t, dtype=torch.bool))
+
+
+def runs(
+    clean: Canvas,
+    noise: Noise,
+    starts_word: Tensor | None = None,
+    lengths: tuple[float, ...] = (1.0,),
+    rate: tuple[float, float] = (0.0, 0.3),
+    single: float = 0.0,
+) -> Hidden:
+    """Hide runs of words: about a share ~ U(*rate) of a row's words begin one; at least one run, `single` rows just one.
+
+    `lengths[i]` is the probability of a run of i + 1 words. Runs that touch are one run. Each token weighs 1.
+    """
+    kinds = units(clean, starts_word)
+    n, last = kinds.per_row, kinds.per_row.cumsum(0)
+    low, high = rate
+    wanted = (n * (low + (high - low) * noise.rows("rate"))).round().long().clamp(min=1)
+    wanted = torch.where(noise.rows("single") < single, 1, wanted)
+    draws = noise.elements(clean, "start")
+    begins = _lowest(kinds.row, draws, kinds.of, wanted).nonzero().squeeze(1)
+    law = torch.tensor(lengths, dtype=torch.float64, device=n.device).cumsum(0)
+    size = 1 + torch.searchsorted(law / law[-1], _per_unit(noise.elements(clean, "length"), kinds.of)[begins])
+    edge = torch.zeros(kinds.row.numel() + 1, dtype=torch.int64, device=n.device)
+    edge.index_add_(0, begins, torch.ones_like(begins))
+    edge.index_add_(0, torch.minimum(begins + size, last[kinds.row[begins]]), -torch.ones_like(begins))
+    mask = kinds.spread(edge.cumsum(0)[:-1] > 0)
+    return Hidden(mask, torch.ones_like(n, dtype=torch.float64), _totals(clean, mask), torch.zeros_like(n) > 0)
+
+
+def tail(clean: Canvas, noise: Noise) -> Hidden:
+    """Hide the whole row: what is written from nothing, as a left-to-right model does."""
+    mask = units(clean).of >= 0
+    one = torch.ones(clean.n_rows, dtype=torch.float64, device=mask.device)
+    return Hidden(mask, one, _totals(clean, mask), one > 0)
+
+
+LAWS: dict[str, Law] = {"exact_count": exact_count, "bernoulli": bernoulli, "runs": runs, "all": tail}
+
+
+def _totals(clean: Canvas, mask: Tensor) -> Tensor:
+    return clean.sum_rows(mask.double())
+
+
+def _per_unit(draws: Tensor, of: Tensor) -> Tensor:
+    """The draw of each unit's first token, `[U]`."""
+    begins = torch.cat([of.new_full((1,), -1), of[:-1]]) != of
+    return draws[begins & (of >= 0)]
+
+
+def _lowest(row: Tensor, draws: Tensor, of: Tensor, m: Tensor) -> Tensor:
+    """Which units `[U]` hold the `m [B]` lowest draws of their row."""
+    order = (row.double() + _per_unit(draws, of)).argsort()
+    per_row = torch.bincount(row, minlength=m.numel())
+    rank = torch.arange(row.numel(), device=row.device) - (per_row.cumsum(0) - per_row)[row]
+    chosen = torch.zeros_like(row, dtype=torch.bool)
+    chosen[order] = rank < m[row]  # units come row after row, and so do the sorted ones
+    return chosen

@@ -1,0 +1,63 @@
+"""Randomness by counter: each row draws from (seed, row, step), so its company and order change nothing."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from unmask.canvas import Canvas
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A source of uniform numbers for the rows of a canvas.
+
+    The same (seed, key, step, stream) gives the same numbers on any machine, in any batch.
+    Source: Steele, Lea and Flood 2014 (SplitMix64), used as a counter-based generator.
+    """
+
+    seed: int
+    key: Tensor  # [B] int64, what names each row: the number of the draw in training, of the request in decoding
+    step: int = 0
+
+    def at(self, step: int) -> Noise:
+        """The same source at another step."""
+        return replace(self, step=step)
+
+    def rows(self, stream: str) -> Tensor:
+        """One number a row, `[B]` float64 in (0, 1); `stream` names what it is for."""
+        return _unit(self._state(stream))
+
+    def elements(self, canvas: Canvas, stream: str) -> Tensor:
+        """One number an element, `[N]` float64 in (0, 1)."""
+        return _unit(_mix(self._state(stream)[canvas.rows] + canvas.index * _GOLDEN))
+
+    def grid(self, rows: Tensor, place: Tensor, width: int, stream: str) -> Tensor:
+        """`width` numbers for each of `S` places, `[S, width]`: `rows [S]` says whose, `place [S]` which of its."""
+        start = _mix(self._state(stream)[rows] + place * _GOLDEN)
+        return _unit(_mix(start[:, None] + torch.arange(width, device=rows.device) * _GOLDEN))
+
+    def _state(self, stream: str) -> Tensor:
+        label = zlib.crc32(stream.encode()) + (self.step << 32)
+        seed = torch.tensor(self.seed, dtype=torch.int64, device=self.key.device)
+        return _mix(_mix(_mix(seed) + self.key) + label)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = x + _GOLDEN
+    x = (x ^ _shift(x, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
+    x = (x ^ _shift(x, 27)) * -7723592293110705685  # 0x94D049BB133111EB
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return (_shift(x, 11).double() + 0.5) * 2.0**-53

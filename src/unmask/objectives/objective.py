@@ -1,0 +1,158 @@
+"""What a model family is: how text is corrupted, what is predicted, what a prediction may write.
+
+One file a family. Hide (masking), corrupt, view, predict, compare: a training step. Open, view, predict, propose,
+edit: a decoding step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+from torch import Tensor, nn
+
+from unmask.canvas import Canvas, Edits, Role
+from unmask.holes import Hole
+from unmask.masking.hidden import Hidden
+from unmask.noise import Noise
+from unmask.view import View
+
+Predict = Callable[..., Any]  # (canvas, targets=None) to its prediction, through the backbone
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What an objective needs to know of the tokenizer."""
+
+    size: int
+    signs: dict[str, int]  # mask, blank, start, end, sep, answer
+    special: Tensor  # [V] bool, never a word of the text
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A sum and its true count, so that the mean is the same under any split into micro-batches or ranks."""
+
+    total: Tensor  # scalar, nats
+    count: Tensor  # scalar, what to divide by
+    parts: dict[str, Tensor]  # the terms of the total, detached
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How alternatives are chosen: what is barred, and how sharp. Reported probabilities stay unshaped.
+
+    `allowed[s, c, o]`: at site *s* a token of class *c* (`token_class [V]`) may come, leaving the site open as *o* says
+    (0 closed, 1 open on the right, 2 on the left, 3 on both sides); the last class is "no token: end here".
+    """
+
+    token_class: Tensor  # [V] int64
+    allowed: Tensor  # [S, C + 1, 4] bool, in the order of the objective's sites
+    temperature: float = 0.0  # 0: the likeliest
+    top_p: float | None = None
+    top_k: int | None = None
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Where a canvas is open: `S` places at which the next edit may be."""
+
+    element: Tensor  # [S] int64, the element that would give way or be followed
+    row: Tensor  # [S] int64
+    hole: Tensor  # [S] int64, the user's hole it would write into
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The best `A` alternatives at each of `S` sites; each alternative puts one token (or ends, word -1).
+
+    `left` and `right` say on which sides more may follow.
+    """
+
+    sites: Sites
+    place: Tensor  # [S] log-probability that the next edit is at this site of its row; 0 where order is not modelled
+    word: Tensor  # [S, A] int64, -1: end here without a token
+    left: Tensor  # [S, A] bool
+    right: Tensor  # [S, A] bool
+    log_prob: Tensor  # [S, A] unshaped, given the site
+    score: Tensor  # [S, A] what to choose by: shaped, with noise where sampling; -inf: barred
+    entropy: Tensor  # [S] of the unshaped word distribution, nats
+    confidence: Tensor  # [S] log-probability of the best word, unshaped
+    margin: Tensor  # [S] best minus second
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely the hidden tokens of each row are given the rest, log p in nats."""
+
+    log_prob: Tensor  # [B] float64
+    std_error: Tensor  # [B] float64, how far one draw strays; 0 where nothing was drawn
+    kind: Literal["exact", "bound", "estimate"]
+    method: str
+    given: str | None = None  # what it takes as told
+
+
+class Objective(Protocol):
+    """The protocol of a family."""
+
+    name: ClassVar[str]
+    holes: ClassVar[frozenset[str]]  # the kinds it can fill: blank, mask, candidates
+    paths: ClassVar[str]  # "one" or "many" ways to one text
+    head: nn.Module
+
+    def corrupt(self, clean: Canvas, hidden: Hidden, noise: Noise) -> tuple[Canvas, Any]:
+        """The canvas that shows `hidden` as this family does, and the targets that undo it."""
+        ...
+
+    def view(self, canvas: Canvas, targets: Any = None) -> View:
+        """What the backbone reads."""
+        ...
+
+    def sites(self, canvas: Canvas) -> Sites:
+        """Where it is open; a row with none is finished."""
+        ...
+
+    def predict(self, hidden: Tensor, canvas: Canvas) -> Any:
+        """A lazy prediction from hidden states `[R, D]`; logits of unwanted rows are never made."""
+        ...
+
+    def loss(self, prediction: Any, canvas: Canvas, targets: Any) -> Loss:
+        """Compare."""
+        ...
+
+    def open(self, canvas: Canvas, holes: Sequence[Hole]) -> Canvas:
+        """The user's holes in this family's dialect.
+
+        Raises:
+            ValueError: for a kind of hole it cannot fill.
+        """
+        ...
+
+    def propose(self, prediction: Any, canvas: Canvas, n: int, shape: Shape, noise: Noise | None) -> Proposal:
+        """The `n` best (or, with noise, sampled) alternatives at every open site."""
+        ...
+
+    def edits(self, proposal: Proposal, canvas: Canvas, site: Tensor, alternative: Tensor, step: int) -> Edits:
+        """The edits that make alternative `alternative [E]` at `site [E]` (indices into the proposal's sites)."""
+        ...
+
+    def likelihood(
+        self, predict: Predict, clean: Canvas, hidden: Tensor, method: str | None, n_orders: int, noise: Noise
+    ) -> Likelihood:
+        """How likely the tokens that `hidden [N]` marks are, given the rest.
+
+        Raises:
+            ValueError: for a method it does not have.
+        """
+        ...
+
+    def restore(self, canvas: Canvas, targets: Any) -> Canvas:
+        """Write the targets back: the inverse of `corrupt`."""
+        ...
+
+
+def open_signs(canvas: Canvas) -> Sites:
+    """Every sign of a canvas, in order."""
+    element = (canvas.role == Role.SIGN).nonzero().squeeze(1)
+    return Sites(element, canvas.rows[element], canvas.hole[element])

@@ -1,0 +1,104 @@
+"""Distributions over the words of the vocabulary, on the needed rows only."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from unmask.noise import Noise
+from unmask.objectives.objective import Shape
+
+
+class WordHead(nn.Module):
+    """A softmax over the vocabulary that shares the input embedding; signs and scaffold are never words."""
+
+    barred: Tensor
+
+    def __init__(self, embedding: nn.Embedding, special: Tensor) -> None:
+        """Share `embedding`; `special [V]` bool says which ids are no words."""
+        super().__init__()
+        self.embedding = embedding
+        self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings))
+        self.register_buffer("barred", torch.where(special, -math.inf, 0.0), persistent=False)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`hidden [K, D]` to `[K, V]`."""
+        return F.linear(hidden, self.embedding.weight, self.bias + self.barred)
+
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        """Log-softmax of the logits."""
+        return self.logits(hidden).log_softmax(-1)
+
+    def nll(self, hidden: Tensor, run: Tensor, word: Tensor, weight: Tensor) -> Tensor:
+        """Weighted sum of -log p(`word[r]` | `hidden[run[r]]`) over the R targets: one normaliser a row of `hidden`."""
+        loss: Tensor = _NLL.apply(hidden, self.embedding.weight, self.bias + self.barred, run, word, weight)  # type: ignore[no-untyped-call]
+        return loss
+
+
+class _NLL(torch.autograd.Function):
+    """The loss and its gradients in one pass over the logits, which are overwritten and never kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, matrix: Tensor, bias: Tensor, run: Tensor, word: Tensor, weight: Tensor
+    ) -> Tensor:
+        logits = F.linear(hidden, matrix, bias)
+        top = logits.amax(-1, keepdim=True)
+        mass = weight.new_zeros(hidden.shape[0]).index_add_(0, run, weight)  # [K]
+        picked = logits[run, word]
+        probs = logits.sub_(top).exp_()
+        total = probs.sum(-1, keepdim=True)
+        normaliser = (total.log() + top).squeeze(1)
+        loss = (mass * normaliser).sum() - (weight * picked).sum()
+        if any(ctx.needs_input_grad[:3]):
+            grad = probs.mul_(mass[:, None] / total)
+            grad.view(-1).index_add_(0, run * grad.shape[1] + word, -weight)
+            ctx.save_for_backward(grad @ matrix, grad.t() @ hidden, grad.sum(0))
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        by_hidden, by_matrix, by_bias = ctx.saved_tensors
+        return upstream * by_hidden, upstream * by_matrix, upstream * by_bias, None, None, None
+
+
+def segment_logsumexp(scores: Tensor, row: Tensor, n_rows: int) -> Tensor:
+    """The log of the summed exponentials of `scores [K]` within each row, `[B]`; -inf where a row has none."""
+    top = scores.new_full((n_rows,), -math.inf).scatter_reduce(0, row, scores.detach(), "amax")
+    safe = torch.where(top.isfinite(), top, 0.0)
+    return scores.new_zeros(n_rows).index_add(0, row, (scores - safe[row]).exp()).log() + safe
+
+
+def choose(
+    log_prob: Tensor, n: int, shape: Shape, noise: Noise | None, row: Tensor, place: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The `n` best of `log_prob [S, A]` (barred: -inf) under the shape: places `[S, n]` and scores `[S, n]`.
+
+    With noise and a temperature it draws without replacement by adding Gumbel noise in float64
+    (Kool et al. 2019); greedy otherwise.
+    """
+    score = log_prob.double()
+    if shape.temperature > 0:
+        score = (score / shape.temperature).log_softmax(-1)
+        score = _cut(score, shape)
+        if noise is not None:
+            uniform = noise.grid(row, place, score.shape[1], "choose")
+            score = score - (-uniform.log()).log()
+    best = score.topk(min(n, score.shape[1]), -1)
+    return best.indices, best.values
+
+
+def _cut(score: Tensor, shape: Shape) -> Tensor:
+    """Bar what lies outside the `top_k` likeliest or beyond the `top_p` mass."""
+    if shape.top_k is not None and shape.top_k < score.shape[1]:
+        least = score.topk(shape.top_k, -1).values[:, -1:]
+        score = score.masked_fill(score < least, -math.inf)
+    if shape.top_p is not None and shape.top_p < 1:
+        ordered, order = score.sort(-1, descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+        score = score.scatter(1, order, ordered.masked_fill(before >= shape.top_p, -math.inf))
+    return score

@@ -1,0 +1,122 @@
+"""The backbone: packing, buckets and patterns never change a result."""
+
+import pytest
+import torch
+
+from unmask.backbone import Backbone, BackboneConfig
+from unmask.backbone.attention import Pattern
+from unmask.backbone.positions import rotary, rotate
+from unmask.view import View
+
+SHAPES = {
+    "plain": {},
+    "grouped": {"n_kv_heads": 2, "n_heads": 4},
+    "layer norm, plain mlp, biases": {"norm": "layer", "gated": False, "activation": "gelu", "bias": True},
+    "local": {"global_every": 2, "window": 3, "local_rope_base": 100.0, "n_layers": 3},
+    "no qk norm": {"qk_norm": False},
+}
+
+
+def backbone(**options: object) -> Backbone:
+    config = BackboneConfig(vocab_size=20, **({"width": 32, "n_layers": 2, "n_heads": 4} | options))  # type: ignore[arg-type]
+    made = Backbone(config)
+    made.initialise(torch.Generator().manual_seed(0))
+    return made.double()
+
+
+def packed(lengths: list[int], causal: bool = False, seed: int = 0) -> View:
+    generator = torch.Generator().manual_seed(seed)
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    ids = torch.randint(0, 20, (int(offsets[-1]),), generator=generator)
+    index = torch.cat([torch.arange(n) for n in lengths])
+    return View(ids, offsets, index, torch.arange(ids.numel()), stage=index if causal else None, causal=causal)
+
+
+def row(view: View, number: int) -> View:
+    a, b = int(view.offsets[number]), int(view.offsets[number + 1])
+    stage = None if view.stage is None else view.stage[a:b]
+    cut = slice(a, b)
+    return View(
+        view.ids[cut], torch.tensor([0, b - a]), view.position[cut], torch.arange(b - a), stage, causal=view.causal
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("causal", [False, True])
+def test_packed_is_alone_is_dense(shape: str, causal: bool) -> None:
+    model, view = backbone(**SHAPES[shape]), packed([3, 17, 5, 1, 18, 4], causal)
+    together = model(view)
+    torch.testing.assert_close(together, model(view, dense=True), rtol=0, atol=1e-10)
+    for number in range(view.n_rows):
+        part = together[view.offsets[number] : view.offsets[number + 1]]
+        torch.testing.assert_close(part, model(row(view, number)), rtol=0, atol=1e-10)
+
+
+def test_gradients_of_buckets_are_those_of_the_dense_rule() -> None:
+    model, view = backbone(), packed([3, 17, 5, 18])
+    grads = []
+    for dense in (False, True):
+        model.zero_grad()
+        model(view, dense=dense).square().sum().backward()
+        grads.append([p.grad.clone() for p in model.parameters()])
+    for fast, plain in zip(*grads, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-8, atol=1e-10)
+
+
+def test_candidates_read_their_context() -> None:
+    # a child row behind a context sees just what the two laid end to end would
+    model = backbone()
+    together = View(
+        torch.tensor([1, 2, 3, 4, 5, 6]),
+        torch.tensor([0, 3, 5, 6]),
+        torch.tensor([0, 1, 2, 3, 4, 3]),
+        torch.arange(6),
+        stage=torch.tensor([0, 1, 2, 3, 4, 3]),
+        parent=torch.tensor([-1, 0, 0]),
+    )
+    index = torch.arange(5)
+    joined = View(torch.tensor([1, 2, 3, 4, 5]), torch.tensor([0, 5]), index, index, stage=index, causal=True)
+    torch.testing.assert_close(model(together)[:5], model(joined), rtol=0, atol=1e-10)
+
+
+def test_only_what_is_read_comes_back() -> None:
+    model, view = backbone(), packed([5, 7])
+    everything = model(view)
+    some = View(view.ids, view.offsets, view.position, torch.tensor([1, 6, 11]))
+    torch.testing.assert_close(model(some), everything[[1, 6, 11]], rtol=0, atol=1e-10)
+
+
+def test_a_later_element_cannot_leak() -> None:
+    model, view = backbone(), packed([9], causal=True)
+    changed = View(
+        torch.cat([view.ids[:6], (view.ids[6:] + 1) % 20]),
+        view.offsets,
+        view.position,
+        view.read,
+        view.stage,
+        causal=True,
+    )
+    assert torch.equal(model(view)[:6], model(changed)[:6])
+
+
+def test_rotation_depends_on_distance_only() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k = torch.randn(2, 1, 1, 8, generator=generator, dtype=torch.float64)
+    at = lambda p: rotary(torch.tensor([p]), 8, 10_000.0, torch.float64)  # noqa: E731
+    near = (rotate(q, *at(3)) * rotate(k, *at(1))).sum()
+    far = (rotate(q, *at(103)) * rotate(k, *at(101))).sum()
+    torch.testing.assert_close(near, far)
+    torch.testing.assert_close(rotate(q, *at(5)).norm(), q.norm())
+
+
+def test_buckets_cover_every_element_once() -> None:
+    view = packed([3, 17, 5, 1, 18, 4, 0, 16])
+    places = torch.cat([bucket.place for bucket in Pattern(view).buckets])
+    assert sorted(places.tolist()) == list(range(view.ids.numel()))
+
+
+def test_shapes_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="heads"):
+        BackboneConfig(vocab_size=8, width=30, n_heads=4)
+    with pytest.raises(ValueError, match="n_kv_heads"):
+        BackboneConfig(vocab_size=8, width=32, n_heads=4, n_kv_heads=3)
