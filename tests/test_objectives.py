@@ -14,8 +14,8 @@ from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
 from unmask.objectives import OBJECTIVES
 
-STARTS = torch.zeros(N_WORDS + 6, dtype=torch.bool)
-STARTS[::2] = True
+STARTS = torch.zeros(N_WORDS + 6, dtype=torch.int64)
+STARTS[::2] = 1
 ROWS = st.lists(st.lists(st.integers(0, N_WORDS - 1), min_size=1, max_size=9), min_size=1, max_size=6)
 SETTINGS = [
     {"law": "exact_count"},
@@ -175,7 +175,7 @@ def unfinished_mass(model: object, n_steps: int) -> float:
                         cost = prediction.places[k] + prediction.words()[k, word] + splits[split]
                         run = [objective.blank] * (split // 2) + [word] + [objective.blank] * (split % 2)
                         new = (*ids[:site], *run, *ids[site + 1 :])
-                        after[new] = after.get(new, 0.0) + mass * math.exp(float(cost))
+                        after[new] = after.get(new, 0.0) + mass * math.exp(cost.item())
         states = {ids: mass for ids, mass in after.items() if objective.blank in ids}
     return sum(states.values())
 
@@ -302,6 +302,17 @@ def test_whole_words_hide_together() -> None:
         for word in ([1, 2], [3, 4, 5], [6], [7, 8]):
             part = hidden[:, word]
             assert (part.all(1) | ~part.any(1)).all()
+
+
+def test_punctuation_is_hidden_inside_a_run_only() -> None:
+    begins = STARTS.clone()
+    begins[[5, 7]] = 2  # signs of punctuation
+    clean = clean_canvas([[0, 5, 2, 7, 4, 5]] * 60)
+    law = {"law": "runs", "unit": "word", "lengths": [0.4, 0.4, 0.2], "rate": [0.0, 0.2]}
+    hidden = Mixture([law], begins)(clean, noise_for(clean)).mask.view(60, 8)[:, 1:7]
+    assert not hidden[:, 5].any()
+    assert torch.equal(hidden[:, 1], hidden[:, 0] & hidden[:, 2])
+    assert hidden[:, 1].any()
 
 
 def test_mixture_refuses_what_it_does_not_know() -> None:

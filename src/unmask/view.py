@@ -48,7 +48,7 @@ class View:
     def to(self, device: torch.device | str) -> View:
         """The same view on another device."""
         moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(self).items()}
-        return View(**moved)
+        return View(**moved)  # type: ignore[arg-type]
 
 
 def visible(view: View, window: int | None = None) -> Tensor:

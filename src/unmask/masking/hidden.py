@@ -31,11 +31,7 @@ class Units:
     of: Tensor  # [N] int64, the unit of each element (-1: scaffold)
     row: Tensor  # [U] int64
     per_row: Tensor  # [B] int64
-
-    @property
-    def first(self) -> Tensor:
-        """The first unit of each row, `[B]`."""
-        return self.per_row.cumsum(0) - self.per_row
+    word: Tensor  # [U] bool, it is a word and not punctuation
 
     def spread(self, values: Tensor) -> Tensor:
         """From one value a unit `[U]` to one an element `[N]`; False or 0 at scaffold."""
@@ -45,15 +41,20 @@ class Units:
         return torch.where(self.of >= 0, out, torch.zeros_like(out))
 
 
-def units(clean: Canvas, starts_word: Tensor | None = None) -> Units:
-    """The tokens of `clean`, or its words where `starts_word [V]` is given."""
-    rows, text = clean.rows, (clean.role == Role.TEXT) & ~clean.fixed
-    begins = text
-    if starts_word is not None:
-        before = torch.cat([text.new_zeros(1), text[:-1]]) if text.numel() else text
-        before[clean.offsets[:-1].clamp(max=max(text.numel() - 1, 0))] = False
-        begins = text & (starts_word[clean.ids] | ~before)
-    number = begins.long().cumsum(0) - 1
-    row = rows[begins]
+def units(clean: Canvas, begins: Tensor | None = None) -> Units:
+    """The tokens of `clean`, or its words and signs of punctuation.
+
+    `begins [V]` says what a token begins: 0 nothing (it goes on), 1 a word, 2 a sign of punctuation. What follows
+    such a sign, or the row's start, without white space is a word of its own.
+    """
+    text = (clean.role == Role.TEXT) & ~clean.fixed
+    kind = torch.ones_like(clean.ids)
+    if begins is not None:
+        kind = begins[clean.ids]
+        before = torch.cat([kind.new_full((1,), 2), torch.where(text, kind, 2)[:-1]])[: kind.numel()]
+        kind = torch.where((kind == 0) & (before == 2), 1, kind)
+    first = text & (kind > 0)
+    number = first.long().cumsum(0) - 1
+    row = clean.rows[first]
     per_row = torch.bincount(row, minlength=clean.n_rows)
-    return Units(torch.where(text, number, torch.full_like(number, -1)), row, per_row)
+    return Units(torch.where(text, number, -1), row, per_row, kind[first] == 1)

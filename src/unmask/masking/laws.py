@@ -15,19 +15,19 @@ from unmask.schedules import SCHEDULES
 Law = Callable[..., Hidden]
 
 
-def exact_count(clean: Canvas, noise: Noise, starts_word: Tensor | None = None) -> Hidden:
+def exact_count(clean: Canvas, noise: Noise, begins: Tensor | None = None) -> Hidden:
     """Hide m ~ U{1..n} of a row's n units, all sets alike: the law of a uniform random order of insertion.
 
     Over tokens the weight n / m makes it a bound (Shen et al. 2020, eq. 5; LLaDA, eq. 14). Over whole words the
     same weight keeps rows of all lengths comparable, but it is a bound only where each word is one token.
     """
-    kinds = units(clean, starts_word)
+    kinds = units(clean, begins)
     n = kinds.per_row
     m = 1 + (noise.rows("count") * n).long()
-    mask = kinds.spread(_lowest(kinds.row, noise.elements(clean, "order"), kinds.of, m))
+    mask = kinds.spread(_lowest(kinds.row, _per_unit(noise.elements(clean, "order"), kinds.of), m))
     n_tokens, n_hidden = _totals(clean, kinds.of >= 0), _totals(clean, mask)
     weight = n_tokens / n_hidden.clamp(min=1)
-    bound = torch.full_like(n, starts_word is None, dtype=torch.bool)
+    bound = torch.full_like(n, begins is None, dtype=torch.bool)
     return Hidden(mask, weight, n_tokens, bound)
 
 
@@ -42,29 +42,35 @@ def bernoulli(clean: Canvas, noise: Noise, schedule: str = "linear", epsilon: fl
 def runs(
     clean: Canvas,
     noise: Noise,
-    starts_word: Tensor | None = None,
+    begins: Tensor | None = None,
     lengths: tuple[float, ...] = (1.0,),
     rate: tuple[float, float] = (0.0, 0.3),
     single: float = 0.0,
 ) -> Hidden:
-    """Hide runs of words: about a share ~ U(*rate) of a row's words begin one; at least one run, `single` rows just one.
+    """Hide runs of words: a share ~ U(*rate) of a row's words begin one, at least one does.
 
-    `lengths[i]` is the probability of a run of i + 1 words. Runs that touch are one run. Each token weighs 1.
+    A share `single` of the rows has just one.
+    `lengths[i]` is the probability of a run of i + 1 words. A run takes the punctuation inside it, not around it. Runs
+    that touch are one run. Each token weighs 1.
     """
-    kinds = units(clean, starts_word)
-    n, last = kinds.per_row, kinds.per_row.cumsum(0)
+    kinds = units(clean, begins)
+    words = kinds.word.nonzero().squeeze(1)  # [W] units
+    row = kinds.row[words]
+    n = torch.bincount(row, minlength=clean.n_rows)
+    last = n.cumsum(0) - 1
     low, high = rate
     wanted = (n * (low + (high - low) * noise.rows("rate"))).round().long().clamp(min=1)
     wanted = torch.where(noise.rows("single") < single, 1, wanted)
-    draws = noise.elements(clean, "start")
-    begins = _lowest(kinds.row, draws, kinds.of, wanted).nonzero().squeeze(1)
+    draws = _per_unit(noise.elements(clean, "start"), kinds.of)[words]
+    first = _lowest(row, draws, wanted).nonzero().squeeze(1)
     law = torch.tensor(lengths, dtype=torch.float64, device=n.device).cumsum(0)
-    size = 1 + torch.searchsorted(law / law[-1], _per_unit(noise.elements(clean, "length"), kinds.of)[begins])
+    more = torch.searchsorted(law / law[-1], _per_unit(noise.elements(clean, "length"), kinds.of)[words[first]])
+    end = torch.minimum(first + more, last[row[first]])
     edge = torch.zeros(kinds.row.numel() + 1, dtype=torch.int64, device=n.device)
-    edge.index_add_(0, begins, torch.ones_like(begins))
-    edge.index_add_(0, torch.minimum(begins + size, last[kinds.row[begins]]), -torch.ones_like(begins))
+    edge.index_add_(0, words[first], torch.ones_like(first))
+    edge.index_add_(0, words[end] + 1, -torch.ones_like(first))
     mask = kinds.spread(edge.cumsum(0)[:-1] > 0)
-    return Hidden(mask, torch.ones_like(n, dtype=torch.float64), _totals(clean, mask), torch.zeros_like(n) > 0)
+    return Hidden(mask, torch.ones_like(n, dtype=torch.float64), _totals(clean, mask), n < 0)
 
 
 def tail(clean: Canvas, noise: Noise) -> Hidden:
@@ -87,9 +93,9 @@ def _per_unit(draws: Tensor, of: Tensor) -> Tensor:
     return draws[begins & (of >= 0)]
 
 
-def _lowest(row: Tensor, draws: Tensor, of: Tensor, m: Tensor) -> Tensor:
-    """Which units `[U]` hold the `m [B]` lowest draws of their row."""
-    order = (row.double() + _per_unit(draws, of)).argsort()
+def _lowest(row: Tensor, draws: Tensor, m: Tensor) -> Tensor:
+    """Which of `U` units hold the `m [B]` lowest draws `[U]` of their row."""
+    order = (row.double() + draws).argsort()
     per_row = torch.bincount(row, minlength=m.numel())
     rank = torch.arange(row.numel(), device=row.device) - (per_row.cumsum(0) - per_row)[row]
     chosen = torch.zeros_like(row, dtype=torch.bool)

@@ -24,7 +24,7 @@ class Mixture:
         ValueError: for a law or setting there is not.
     """
 
-    def __init__(self, parts: Sequence[dict[str, Any]], starts_word: Tensor) -> None:
+    def __init__(self, parts: Sequence[dict[str, Any]], begins: Tensor) -> None:
         """Bind each law to its settings."""
         self.laws: list[tuple[Law, dict[str, Any]]] = []
         shares = []
@@ -36,7 +36,7 @@ class Mixture:
                 raise ValueError(f"no masking law {name!r} · laws: {', '.join(LAWS)}")
             law = LAWS[name]
             if unit == "word":
-                settings["starts_word"] = starts_word
+                settings["begins"] = begins
             elif unit != "token":
                 raise ValueError(f"masking unit {unit!r} is not known · units: token, word")
             known = inspect.signature(law).parameters.keys() - {"clean", "noise"}
