@@ -1,0 +1,13 @@
+"""The command line: one file a verb. Nothing heavy is imported until a verb needs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code: 0 done, 1 something failed, 2 used wrongly."""
+    from unmask.cli.app import run
+
+    return run(list(sys.argv[1:] if argv is None else argv))

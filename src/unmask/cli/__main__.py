@@ -1,0 +1,7 @@
+"""`python -m unmask.cli`."""
+
+import sys
+
+from unmask.cli import main
+
+sys.exit(main())

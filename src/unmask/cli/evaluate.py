@@ -1,0 +1,108 @@
+"""`unmask evaluate`: measure a model at a task."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unmask.cli import options
+from unmask.cli.faults import used_wrongly
+from unmask.evaluation import TASKS
+
+if TYPE_CHECKING:
+    from unmask.evaluation.report import Report
+
+EXAMPLE = """unmask evaluate prompts
+printf 'The old man walked slowly home.\\nShe gave me a cup of hot tea.\\n' > held_out.txt
+unmask evaluate blanks --text held_out.txt -n 100"""
+MANY = ("--text", "--counts")  # options that take every file up to the next option
+
+
+def evaluate(
+    task: Annotated[str, typer.Argument(metavar="TASK", help=f"One of: {', '.join(TASKS)}.")],
+    model: options.Model = None,
+    text: Annotated[list[Path] | None, typer.Option("--text", metavar="FILE...", help="Held-out text.")] = None,
+    counts: Annotated[
+        list[Path] | None, typer.Option("--counts", metavar="FILE...", help="Training text, to count words in.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many sentences.")] = 1000,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Measure a model at a task.
+
+    blanks: exact fills of blanks in held-out text, beside what counting words reaches. prompts: fills of fifteen
+    everyday sentences, for a person to judge.
+    """
+    if task not in TASKS:
+        raise used_wrongly(f"no task {task!r} · it is not in the table · tasks: {', '.join(TASKS)}")
+    needs = TASKS[task].needs_text
+    if needs and not text:
+        raise used_wrongly(f"{task} without --text · it needs text the model has not seen · add --text FILE")
+    for path in [*(text or []), *(counts or [])]:
+        if not path.is_file():
+            raise ValueError(f"{path} is no file · it cannot be read · look at the path")
+    from rich.console import Console
+    from rich.progress import Progress
+
+    import unmask
+
+    lm = unmask.load(model) if model else unmask.load()
+    with Progress(console=Console(file=sys.stderr), transient=True) as progress:
+        bar = progress.add_task(task, total=None)
+
+        def tell(done: int, total: int, what: str) -> None:
+            progress.update(bar, completed=done, total=total, description=what)
+
+        report = TASKS[task].run(lm, text or [], counts or [], n, seed, tell)
+    if as_json:
+        for row in report.rows:
+            print(json.dumps({"task": task, "model": model or "default"} | row, ensure_ascii=False))
+    else:
+        draw(report)
+
+
+def draw(report: Report) -> None:
+    """A table of the report's rows, and its notes."""
+    from rich.table import Table
+
+    from unmask.cli.drawing import console
+
+    to = console()
+    names = list(dict.fromkeys(name for row in report.rows for name in row))
+    table = Table(box=None, pad_edge=False)
+    for name in names:
+        numeric = all(not isinstance(row.get(name), str) for row in report.rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in report.rows:
+        table.add_row(*(_cell(row.get(name)) for name in names))
+    to.print(table)
+    for note in report.notes:
+        to.print(note, style="dim")
+
+
+def spread(words: list[str]) -> list[str]:
+    """`--text A B` as `--text A --text B`, for the options that take many files."""
+    made: list[str] = []
+    if words[:1] != ["evaluate"]:
+        return words
+    option = None
+    for word in words:
+        if word.startswith("-"):
+            option = word if word in MANY else None
+            fresh = option is not None
+        elif option is not None:
+            made += [] if fresh else [option]
+            fresh = False
+        made.append(word)
+    return made
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

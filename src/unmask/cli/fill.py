@@ -1,0 +1,125 @@
+"""`unmask fill`: write in the holes of a text."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+from unmask.cli import inputs, options
+from unmask.cli.faults import used_wrongly
+
+if TYPE_CHECKING:
+    from unmask.language_model import LanguageModel
+    from unmask.results import Fill
+
+Lists: TypeAlias = "list[tuple[int | None, list[Fill]]]"  # the words a free blank was told to have, the fills
+EXAMPLE = """unmask fill "The ___ sat on the ___." -n 5
+unmask fill "My ___{dog|cat|goldfish} barks." -n 3
+echo "We had ___{2,3} for dinner." | unmask fill - --json"""
+LENGTHS = 4  # --by-length lists fills of one to so many words
+
+
+def fill(
+    texts: options.Texts = None,
+    file: options.File = None,
+    whole: options.Whole = False,
+    n: options.Count = 1,
+    model: options.Model = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show the text as it is written.")] = False,
+    as_json: options.Json = False,
+    seed: options.Seed = 0,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = None,
+    beam: options.Beam = None,
+    max_words: options.MaxWords = None,
+    policy: options.Policy = None,
+    blank: options.BlankSign = None,
+    marks: options.Marks = None,
+    by_length: Annotated[
+        bool, typer.Option("--by-length", help="A list for each length of a free ___: one word, two, three, four.")
+    ] = False,
+) -> None:
+    """Fill the holes of a text, likeliest first.
+
+    ___ is one or more words, ___{2} two, ___{1,3} one to three, ___{cat|dog} one of these, [MASK] one token.
+    """
+    if watch and (as_json or by_length):
+        raise used_wrongly("--watch with --json or --by-length · it draws one text as it grows · leave one of them out")
+    waiting = inputs.read(texts, file, whole)
+    import unmask
+
+    lm = unmask.load(model) if model else unmask.load()
+    signs = options.given(blank=blank, marks=marks)
+    how = {"n": n, "seed": seed, "temperature": temperature}
+    how |= options.given(top_p=top_p, beam=beam, max_words=max_words, policy=policy)
+
+    def work(some: list[str]) -> list[Lists]:
+        if watch:
+            from unmask.cli.watching import watch_one
+
+            return [watch_one(lm, text, how | signs) for text in some]
+        if by_length:
+            return [fill_by_length(lm, text, how, signs) for text in some]
+        return [[(None, fills)] for fills in lm.fill(some, **how, **signs)]
+
+    show = partial(print_json, model) if as_json else print_table
+    alone = watch or by_length  # what was shown or worked out is not to be done again for the sake of another text
+    raise typer.Exit(1 if inputs.each(waiting, work, show, complaint(as_json), 1 if alone else inputs.CHUNK) else 0)
+
+
+def fill_by_length(lm: LanguageModel, text: str, how: dict[str, Any], signs: dict[str, Any]) -> Lists:
+    """A list of fills for each number of words that a free blank may have."""
+    from dataclasses import replace
+
+    from unmask.holes import Blank, parse
+
+    free = Blank()
+    pieces = parse(text, **signs)
+    if free not in pieces:
+        raise ValueError("no free blank · --by-length asks for each length of a plain ___ · write one, or leave it out")
+    lists: Lists = []
+    for words in range(1, LENGTHS + 1):
+        told = [replace(piece, words=(words, words)) if piece == free else piece for piece in pieces]
+        lists.append((words, lm.fill(told, **how)))
+    return lists
+
+
+def print_table(text: str, lists: Lists) -> None:
+    """Draw the fills of one text."""
+    from unmask.cli.drawing import console, draw_fills
+
+    to = console()
+    for words, fills in lists:
+        what = "" if words is None else f" · {words} word{'s' * (words > 1)} a blank"
+        draw_fills(to, fills, f"{text}{what}")
+        to.print()
+
+
+def print_json(model: str | None, text: str, lists: Lists) -> None:
+    """One object for one text; with lists by length each fill says how many words it was told to have."""
+    fills = [as_object(fill) | ({} if words is None else {"words": words}) for words, fills in lists for fill in fills]
+    print(json.dumps({"input": text, "model": model or "default", "fills": fills}, ensure_ascii=False), flush=True)
+
+
+def as_object(fill: Fill) -> dict[str, Any]:
+    """A fill as the JSON of the command line has it."""
+    names = ("index", "start", "end", "text", "log_prob", "prob")
+    holes = [{name: getattr(hole, name) for name in names} for hole in fill.holes]
+    return {name: getattr(fill, name) for name in ("text", "log_prob", "kind", "given", "status")} | {"holes": holes}
+
+
+def complaint(as_json: bool) -> Callable[[str, str], None]:
+    """How one bad text is reported: an object among the answers, or a line on standard error."""
+
+    def complain(text: str, why: str) -> None:
+        if as_json:
+            print(json.dumps({"input": text, "error": why}, ensure_ascii=False), flush=True)
+        else:
+            print(f"unmask: {why}", file=sys.stderr)
+
+    return complain

@@ -1,0 +1,115 @@
+"""`unmask info`: what a model is, read from its files without loading it."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unmask.cli import options
+
+EXAMPLE = "unmask info"
+DEFAULT = Path(__file__).parents[1] / "weights"
+HOLES = {"blank": "___ (one or more words)", "mask": "[MASK] (one token)", "candidates": "___{a|b}"}
+
+
+def info(
+    model: Annotated[str | None, typer.Argument(metavar="M", help="A folder, or org/name; else built in.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Say what a model is.
+
+    Family, size, vocabulary, context, the holes it fills, licence; read from its files without loading it.
+    """
+    facts = describe(located(model))
+    facts = {"model": model or "default"} | facts
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,}" if _big(value) else value
+        print(f"{name.ljust(width)}  {shown}")
+
+
+def located(model: str | None) -> Path:
+    """The folder of a model; a name on the Hub is fetched into the Hub's own cache.
+
+    Raises:
+        ValueError: when there is no such model.
+    """
+    folder = Path(model) if model else DEFAULT
+    if (folder / "config.json").is_file():
+        return folder
+    if model and model.count("/") == 1 and not folder.exists():
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(model))
+    what = f"{model} is no model" if model else "the built-in model is missing"
+    raise ValueError(f"{what} · there is no config.json in {folder} · give a folder that `unmask train` made")
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """The facts of a model folder, from its config, the headers of its weights and its card."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    weights = sorted(folder.glob("*.safetensors"))
+    backbone = config.get("backbone", config)
+    family = config.get("objective")
+    return {
+        "family": family,
+        "parameters": config.get("parameters") or sum(map(count_parameters, weights)),
+        "megabytes": round(sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) / 1e6, 1),
+        "vocabulary": backbone.get("vocab_size"),
+        "context": backbone.get("max_length"),
+        "layers": backbone.get("n_layers"),
+        "width": backbone.get("width"),
+        "holes": holes_of(str(family)),
+        "licence": licence_of(folder),
+    }
+
+
+def count_parameters(path: Path) -> int:
+    """How many numbers a safetensors file holds, from its header; the scales of packed weights are not counted."""
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(size))
+    total = 0
+    for name, entry in header.items():
+        scale = name.endswith(".scale") and name.removesuffix(".scale") in header
+        if name != "__metadata__" and not scale:
+            count = 1
+            for side in entry["shape"]:
+                count *= side
+            total += count
+    return total
+
+
+def holes_of(family: str) -> list[str]:
+    """The kinds of hole a family fills, read from the source of its file so that torch stays unloaded."""
+    import ast
+
+    source = Path(__file__).parents[1] / "objectives" / f"{family}.py"
+    if not source.is_file():
+        return []
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "holes":
+            assert isinstance(node.value, ast.Call)  # frozenset({...})
+            return [HOLES.get(kind, kind) for kind in sorted(ast.literal_eval(node.value.args[0]))]
+    return []
+
+
+def licence_of(folder: Path) -> str:
+    """The licence that the model's card names."""
+    card = folder / "README.md"
+    if card.is_file():
+        for line in card.read_text(encoding="utf-8").splitlines():
+            if line.lower().startswith(("license:", "licence:")):
+                return line.partition(":")[2].strip()
+    return "not stated"
+
+
+def _big(value: object) -> bool:
+    return isinstance(value, int) and value >= 10_000

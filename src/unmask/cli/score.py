@@ -1,0 +1,56 @@
+"""`unmask score`: the log-probability of a text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unmask.cli import inputs, options
+from unmask.cli.fill import complaint
+
+if TYPE_CHECKING:
+    from unmask.results import Score
+
+EXAMPLE = """unmask score "The cat sat on the mat." "The mat sat on the cat."
+echo "The cat sat on the mat." | unmask score - --json"""
+FIELDS = ("log_prob", "kind", "given", "std_error", "tokens", "words")
+
+
+def score(
+    texts: options.Texts = None,
+    file: options.File = None,
+    whole: options.Whole = False,
+    model: options.Model = None,
+    as_json: options.Json = False,
+    seed: options.Seed = 0,
+    method: Annotated[str | None, typer.Option("--method", help="The estimator; docs/decoding.md.")] = None,
+) -> None:
+    """Say how likely a text is.
+
+    Log-probabilities in nats: exact, a bound, or an estimate, each in a column of its own.
+    """
+    waiting = inputs.read(texts, file, whole)
+    import unmask
+
+    lm = unmask.load(model) if model else unmask.load()
+    scored: list[tuple[str, Score]] = []
+
+    def work(some: list[str]) -> Sequence[Score]:
+        return lm.score(some, seed=seed, **options.given(method=method))
+
+    def show(text: str, result: Score) -> None:
+        if not as_json:
+            scored.append((text, result))
+            return
+        line = {"input": text, "model": model or "default"} | {name: getattr(result, name) for name in FIELDS}
+        print(json.dumps(line, ensure_ascii=False), flush=True)
+
+    failed = inputs.each(waiting, work, show, complaint(as_json))
+    if scored:
+        from unmask.cli.drawing import console, draw_scores
+
+        draw_scores(console(), scored)
+    raise typer.Exit(1 if failed else 0)

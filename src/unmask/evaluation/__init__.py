@@ -1,0 +1,45 @@
+"""What a model can do, in figures: one file a task, and this table. Nothing heavy is imported by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unmask.evaluation.report import Report
+    from unmask.language_model import LanguageModel
+
+Tell = Callable[[int, int, str], None]  # done, of how many, of what
+
+
+@dataclass(frozen=True)
+class Task:
+    """A row of the table: the module whose `evaluate` does it, and what it needs."""
+
+    module: str
+    needs_text: bool
+
+    def run(
+        self, lm: LanguageModel, text: Sequence[Path], counts: Sequence[Path], n: int, seed: int, tell: Tell
+    ) -> Report:
+        """Measure `lm`.
+
+        Args:
+            lm: The model.
+            text: Held-out files, for the tasks that need them.
+            counts: Files of training text, to count words in.
+            n: How many sentences at most.
+            seed: Of the choice of sentences and blanks.
+            tell: Called as the work goes on.
+        """
+        report: Report = import_module(self.module).evaluate(lm, text, counts, n, seed, tell)
+        return report
+
+
+TASKS = {
+    "blanks": Task("unmask.evaluation.blanks", needs_text=True),
+    "prompts": Task("unmask.evaluation.prompts", needs_text=False),
+}

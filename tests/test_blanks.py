@@ -1,0 +1,188 @@
+"""The blanks task: which words are taken, what counting reaches, how figures and their errors are made."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from unmask.evaluation import TASKS, blanks, cloze
+from unmask.evaluation.neighbours import Neighbours, backed_off, common_words
+from unmask.evaluation.prompts import prompts
+from unmask.evaluation.report import proportion, ratio
+
+TEXT = "The cat sat on the mat. The cat sat on the log. The dog sat on the mat. A cat ran to the old mat."
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT.replace(". ", ".\n"), encoding="utf-8")
+    return path
+
+
+def test_sentences_are_cut_and_counted(tmp_path: Path) -> None:
+    lines, paragraphs = tmp_path / "lines.txt", tmp_path / "paragraphs.txt"
+    lines.write_text("One two three four five\nToo short.\nSix six six six six six.\nSix six six six six six.\n")
+    paragraphs.write_text("A sentence over\ntwo lines here. And one more of  six words.\n\nThe ___ is a hole itself.\n")
+    assert cloze.sentences([lines]) == ["One two three four five", "Six six six six six six."]
+    assert cloze.sentences([paragraphs]) == ["A sentence over two lines here.", "And one more of six words."]
+
+
+def test_what_is_no_utf8_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "bad.txt"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="is not UTF-8"):
+        cloze.sentences([path])
+
+
+def test_punctuation_stays_outside() -> None:
+    (item,) = cloze.one_word(['1 2 3 4 "don\'t," 5'], seed=0)
+    assert item.gold == "don't"
+    assert item.free == '1 2 3 4 "___," 5'
+    assert item.told == '1 2 3 4 "___{1}," 5'
+    assert item.sentence == '1 2 3 4 "don\'t," 5'
+
+
+def test_a_phrase_has_no_punctuation_inside() -> None:
+    for seed in range(20):
+        (item,) = cloze.phrases(["Well, (two words) and, no, 7 more."], seed)
+        assert item.gold == "two words"
+        assert item.told == "Well, (___{2}) and, no, 7 more."
+    assert cloze.phrases(["a, b, c, d, e"], 0) == []
+
+
+def test_the_choice_is_the_seed_and_the_sentence_alone() -> None:
+    chosen = cloze.choose([f"{word} walked home in the rain" for word in "abcdefgh"], 5, seed=3)
+    assert chosen == cloze.choose([f"{word} walked home in the rain" for word in "abcdefgh"], 5, seed=3)
+    together = cloze.one_word(chosen, 3)
+    assert [cloze.one_word([sentence], 3)[0] for sentence in chosen] == together
+    assert cloze.one_word(chosen, 4) != together
+
+
+def test_every_length_of_phrase_is_drawn() -> None:
+    sentence = "the cat sat on the mat and purred"
+    lengths = {cloze.phrases([sentence], seed)[0].gold.count(" ") + 1 for seed in range(40)}
+    assert lengths == {2, 3, 4}
+
+
+def table(*contexts: tuple[str, str]) -> Neighbours:
+    made = Neighbours(contexts)
+    for sentence in TEXT.split(". "):
+        made.read(cloze.tokens(sentence))
+    made.prepare()
+    return made
+
+
+def test_neighbours_on_both_sides_come_first() -> None:
+    counted = table(("the", "sat"), ("the", "."), ("no", "where"))
+    assert counted.best("the", "sat", 2) == ["cat", "dog"]
+    assert counted.both["the", "sat"] == {"cat": 2, "dog": 1}
+    assert counted.best("no", "where", 3) == counted.commonest(3)  # unknown neighbours: the commonest words
+    assert counted.commonest(2) == ["The", "cat"] or counted.alone["the"] == counted.alone["cat"] + 1
+
+
+def test_one_neighbour_is_better_than_none() -> None:
+    counted = table(("on", "?"))
+    assert counted.best("on", "?", 1) == ["the"]
+    assert counted.best("ON", "?", 1) == ["the"]
+
+
+def test_backing_off_is_a_distribution() -> None:
+    counted = table(("the", "sat"))
+    alone = {word: count / counted.alone.total() for word, count in counted.alone.items()}
+    assert sum(backed_off(counted.left["the"], alone).values()) == pytest.approx(1)
+
+
+def test_commonest_words_whatever_their_capitals() -> None:
+    assert common_words(table().alone, 1) == {"the"}
+
+
+def test_errors() -> None:
+    assert proportion([True, False, False, False]) == (0.25, pytest.approx(math.sqrt(0.25 * 0.75 / 4)))
+    value, error = ratio([2.0, 4.0, 6.0], [1, 2, 3])
+    assert (value, error) == (2.0, 0.0)
+    assert ratio([2.0, 2.0], [1, 1]) == (2.0, 0.0)
+    assert ratio([1.0, 3.0], [1, 1]) == (2.0, pytest.approx(1.0))
+
+
+class Oracle:
+    """A model that knows half of the answers."""
+
+    def __init__(self, sentences: list[str]) -> None:
+        self.sentences = sentences
+        self.batches: list[int] = []
+
+    def fill(self, texts: list[str], n: int, seed: int) -> list[list[Any]]:
+        self.batches.append(len(texts))
+        return [[self._fill("wrong"), self._fill(self._answer(text))][:n] for text in texts]
+
+    def score(self, texts: list[str], seed: int) -> list[Any]:
+        kinds = ["exact" if len(text.split()) < 7 else "estimate" for text in texts]
+        return [
+            SimpleNamespace(log_prob=-5.0 * len(text.split()), words=len(text.split()), kind=kind)
+            for text, kind in zip(texts, kinds, strict=True)
+        ]
+
+    def _answer(self, text: str) -> str:
+        before, after = text.split("___")
+        after = after.partition("}")[2] if after.startswith("{") else after
+        (sentence,) = [s for s in self.sentences if s.startswith(before) and s.endswith(after)][:1]
+        return sentence[len(before) : len(sentence) - len(after)]
+
+    def _fill(self, word: str) -> Any:
+        return SimpleNamespace(holes=(SimpleNamespace(text=word),))
+
+
+def test_the_whole_task(file: Path) -> None:
+    model: Any = Oracle(cloze.sentences([file]))
+    told: list[str] = []
+    report = TASKS["blanks"].run(model, [file], [file], 100, 0, lambda done, total, what: told.append(what))
+    rows = {(row["blanks"], row["by"]): row for row in report.rows}
+    assert {row["by"] for row in report.rows} >= {"commonest words", "count table", "model, free"}
+    free = rows["1 word", "model, free"]
+    assert (free["top-1"], free["n"]) == (0.0, 4)
+    assert free["top-5"] >= 0.5
+    assert rows["2-4 words", "model, told ___{k}"]["top-5"] >= 0.5  # two of the sentences differ by one word
+    assert rows["1 word", "count table"]["top-5"] > 0.5
+    assert rows["whole sentences", "model, bound"]["nats a word"] == 5.0
+    assert rows["whole sentences", "model, estimate"]["n"] == 1  # kinds are not mixed
+    assert {"counting words", "filling", "scoring"} <= set(told)
+
+
+def test_without_a_text_to_count_there_is_no_table(file: Path) -> None:
+    model: Any = Oracle(cloze.sentences([file]))
+    report = TASKS["blanks"].run(model, [file], [], 2, 0, lambda *_: None)
+    assert {row["by"] for row in report.rows} >= {"model, free"}
+    assert not {row["by"] for row in report.rows} & {"commonest words", "count table"}
+    assert any("evaluated text itself" in note for note in report.notes)
+
+
+def test_answers_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blanks, "BATCH", 2)
+    answers = blanks._batched(lambda some: [text.upper() for text in some], ["ccc", "a", "bb"], lambda *_: None, "")
+    assert answers == ["CCC", "A", "BB"]
+
+
+def test_rare_words_are_reported_apart() -> None:
+    items = [cloze.Cloze("", " sat", "The"), cloze.Cloze("a ", "", "zebra")]
+    rows = blanks._one_word_rows("x", items, [["The"], ["cat", "zebra"]], frozenset({"the"}))
+    assert [(row["n"], row["top-1"], row["top-5"]) for row in rows] == [(2, 0.5, 1.0), (1, 0.0, 1.0)]
+
+
+def test_nothing_to_blank(tmp_path: Path) -> None:
+    path = tmp_path / "short.txt"
+    path.write_text("Too short.\n")
+    model: Any = Oracle([])
+    with pytest.raises(ValueError, match="nothing to blank"):
+        TASKS["blanks"].run(model, [path], [], 5, 0, lambda *_: None)
+
+
+def test_prompts() -> None:
+    assert len(prompts()) == 15
+    assert all("___" in prompt for prompt in prompts())
+    model: Any = Oracle([])
+    model._answer = lambda text: "right"
+    report = TASKS["prompts"].run(model, [], [], 1, 0, lambda *_: None)
+    assert report.rows[0] == {"prompt": prompts()[0], "fills": "wrong | right"}

@@ -1,0 +1,340 @@
+"""The doors: what is printed where, how a command ends, and that help costs nothing."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import unmask
+from unmask.cli import main
+from unmask.cli.app import EXAMPLES, VERBS
+from unmask.cli.drawing import BAR, bar, shares
+from unmask.cli.evaluate import spread
+from unmask.cli.watching import highlighted
+
+SIGN = "___"
+
+
+@dataclass
+class StandIn:
+    """A model that fills every blank with the same words, and refuses a text without one."""
+
+    words: tuple[str, ...] = ("cat", "dog", "bird")
+    calls: list[dict[str, Any]] = field(default_factory=list)
+
+    def fill(self, texts: Any, n: int = 1, **how: Any) -> Any:
+        self.calls.append({"n": n, **how})
+        if any(not isinstance(piece, str) for piece in texts):
+            texts = ["".join(piece if isinstance(piece, str) else SIGN for piece in texts)]
+            return self._fills(texts[0], n)
+        return [self._fills(text, n) for text in texts]
+
+    def _fills(self, text: str, n: int) -> list[Any]:
+        if SIGN not in text:
+            raise ValueError("the text has no hole · there is nothing to fill · write ___ where words are missing")
+        fills = []
+        for rank, word in enumerate(self.words[:n]):
+            start = text.index(SIGN)
+            hole = SimpleNamespace(
+                index=0, start=start, end=start + len(word), text=word, log_prob=-1.0 - rank, prob=None
+            )
+            fills.append(
+                SimpleNamespace(
+                    text=text.replace(SIGN, word, 1),
+                    log_prob=-1.0 - rank,
+                    kind="bound",
+                    given="",
+                    status="finished",
+                    holes=(hole,),
+                )
+            )
+        return fills
+
+    def generate(self, text: str, n: int = 1, **how: Any) -> Any:
+        self.calls.append({"n": n, **how})
+        return self._fills(text + " " + SIGN, n)
+
+    def score(self, texts: list[str], **how: Any) -> Any:
+        return [
+            SimpleNamespace(log_prob=-9.5, kind="exact", given="", std_error=0.0, tokens=8, words=len(text.split()))
+            for text in texts
+        ]
+
+    def watch(self, text: str, **how: Any) -> Iterator[Any]:
+        self.calls.append(how)
+        yield SimpleNamespace(text=text)
+        yield SimpleNamespace(text=text.replace(SIGN, "cat"))
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    made = StandIn()
+    monkeypatch.setitem(unmask.__dict__, "load", lambda *_: made)
+    return made
+
+
+def objects(printed: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in printed.splitlines()]
+
+
+def feed(monkeypatch: pytest.MonkeyPatch, raw: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8"))
+
+
+def test_fill_prints_a_table(model: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fill", "The ___ sat.", "-n", "3"]) == 0
+    out, err = capsys.readouterr()
+    assert [line in out for line in ("The cat sat.", "The dog sat.", "log p (bound)", "-1.00", "█")] == [True] * 5
+    assert err == ""
+
+
+def test_fill_json(model: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fill", "The ___ sat.", "Ein ___ weiß.", "--json", "-n", "2"]) == 0
+    first, second = objects(capsys.readouterr().out)
+    assert set(first) == {"input", "model", "fills"}
+    assert [fill["text"] for fill in second["fills"]] == ["Ein cat weiß.", "Ein dog weiß."]
+    assert set(first["fills"][0]) == {"text", "log_prob", "kind", "given", "status", "holes"}
+    assert set(first["fills"][0]["holes"][0]) == {"index", "start", "end", "text", "log_prob", "prob"}
+
+
+def test_only_what_was_asked_reaches_the_model(model: StandIn) -> None:
+    main(["fill", "a ___", "--json"])
+    main(["fill", "a ___", "--json", "--beam", "7", "--top-p", "0.9", "--blank", "<f>", "--policy", "confident"])
+    assert model.calls[0] == {"n": 1, "seed": 0, "temperature": 0.0}
+    assert model.calls[1] == model.calls[0] | {"beam": 7, "top_p": 0.9, "blank": "<f>", "policy": "confident"}
+
+
+def test_one_bad_text_does_not_stop_the_others(
+    model: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_bytes("The ___ sat.\r\nno hole\n\xff\n".encode("latin-1") + b"A ___ ran.")
+    assert main(["fill", "--file", str(file), "--json"]) == 1
+    good, bad, broken, last = objects(capsys.readouterr().out)
+    assert good["fills"][0]["text"] == "The cat sat."
+    assert bad["input"] == "no hole"
+    assert set(bad) == {"input", "error"}
+    assert "line 3 is not UTF-8" in broken["error"]
+    assert last["fills"][0]["text"] == "A cat ran."
+
+
+def test_a_bad_text_without_json_is_a_line_on_standard_error(
+    model: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fill", "no hole", "The ___ sat."]) == 1
+    out, err = capsys.readouterr()
+    assert "The cat sat." in out
+    assert err == "unmask: the text has no hole · there is nothing to fill · write ___ where words are missing\n"
+
+
+@pytest.mark.parametrize("arguments", [["-"], ["--file", "-"]])
+def test_standard_input(
+    model: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    feed(monkeypatch, b"The ___ sat.\nA ___.\n")
+    assert main(["fill", *arguments, "--json"]) == 0
+    assert [line["input"] for line in objects(capsys.readouterr().out)] == ["The ___ sat.", "A ___."]
+
+
+def test_a_whole_file_is_one_text(model: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "text.txt"
+    file.write_bytes(b"One.\r\nThe ___ sat.\n")
+    assert main(["fill", "--file", str(file), "--whole", "--json"]) == 0
+    assert objects(capsys.readouterr().out)[0]["input"] == "One.\r\nThe ___ sat.\n"
+
+
+def test_what_stands_after_two_dashes_is_text(model: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fill", "--json", "--", "--debug ___"]) == 0
+    assert objects(capsys.readouterr().out)[0]["input"] == "--debug ___"
+
+
+def test_watch_is_plain_lines_in_a_pipe(model: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fill", "The ___ sat.", "--watch"]) == 0
+    assert capsys.readouterr().out == "  0  The ___ sat.\n  1  The cat sat.\n"
+
+
+def test_watch_shows_what_changed() -> None:
+    text = highlighted("The cat sat.", "The ___ sat.")
+    assert [(span.start, span.end) for span in text.spans] == [(4, 7)]
+
+
+def test_by_length(model: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("unmask.holes")
+    assert main(["fill", "The ___ sat.", "--by-length", "--json", "-n", "2"]) == 0
+    assert [fill["words"] for fill in objects(capsys.readouterr().out)[0]["fills"]] == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert main(["fill", "The ___{2} sat.", "--by-length"]) == 1
+    assert "no free blank" in capsys.readouterr().err
+
+
+def test_score(model: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", "The cat sat.", "--json"]) == 0
+    (line,) = objects(capsys.readouterr().out)
+    assert set(line) == {"input", "model", "log_prob", "kind", "given", "std_error", "tokens", "words"}
+    assert main(["score", "The cat sat."]) == 0
+    assert "log p (exact)" in capsys.readouterr().out
+
+
+def test_generate(model: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "Once upon", "--max-words", "9", "--json"]) == 0
+    assert objects(capsys.readouterr().out)[0]["fills"][0]["text"] == "Once upon cat"
+    assert model.calls[-1]["max_words"] == 9
+
+
+WRONG = [
+    (["fill"], "no text"),
+    (["fil"], "no such command 'fil'"),
+    (["fill", "a ___", "--foo"], "no such option"),
+    (["fill", "a ___", "-n", "0"], "greater than or equal to 1"),
+    (["fill", "a ___", "--file", "x"], "--file together"),
+    (["fill", "a ___", "--watch", "--json"], "--watch with --json"),
+    (["train"], "missing argument"),
+    (["train", "recipe", "steps"], "no key=value"),
+    (["train", "recipe", "--resume"], "--resume without --out"),
+    (["evaluate", "nothing"], "no task 'nothing'"),
+    (["evaluate", "blanks"], "blanks without --text"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "what"), WRONG, ids=lambda value: " ".join(value))
+def test_wrong_use_ends_with_two_and_one_line(
+    arguments: list[str], what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("unmask: ")
+    assert err.count("\n") == 1
+    assert err.count(" · ") == 2
+    assert what in err.lower()
+
+
+FAILURES: list[tuple[Exception, str]] = [
+    (ValueError("what · why · mend"), "unmask: what · why · mend"),
+    (ModuleNotFoundError("no", name="accelerate.utils"), "pip install 'unmask[train]'"),
+    (FileNotFoundError(2, "No such file or directory", "x.txt"), "x.txt: no such file or directory · "),
+    (OSError(28, "No space left on device"), "no space left on device · "),
+    (RuntimeError("two\nlines"), "RuntimeError: two lines · this should not happen · "),
+]
+
+
+@pytest.mark.parametrize(("fault", "said"), FAILURES, ids=lambda value: type(value).__name__)
+def test_a_failure_ends_with_one_and_one_line(
+    fault: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise fault
+
+    monkeypatch.setitem(unmask.__dict__, "load", fail)
+    assert main(["fill", "a ___"]) == 1
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+    assert main(["fill", "a ___", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["fill", "--file", "none.txt"], ["train", "none"], ["info", "none"]])
+def test_what_is_not_there(
+    arguments: list[str], model: StandIn, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(arguments) == 1
+    assert "none" in capsys.readouterr().err
+
+
+def alone(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run in a process of its own, and report which heavy modules it imported."""
+    code = (
+        "import sys; from unmask.cli import main; code = main(sys.argv[1:]); "
+        "print('HEAVY', [m for m in ('torch', 'rich', 'numpy', 'tokenizers') if m in sys.modules]); "
+        "sys.exit(code)"
+    )
+    path = {"PYTHONPATH": str(Path(unmask.__file__).parents[1])}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, env=os.environ | path
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([verb, "--help"] for verb in VERBS), ["fill"], ["fill", "--no"]])
+def test_help_and_wrong_use_import_nothing_heavy(arguments: list[str]) -> None:
+    ended = alone(*arguments)
+    assert ended.stdout.endswith("HEAVY []\n"), ended.stdout + ended.stderr
+    assert ended.returncode == (0 if "--help" in arguments else 2)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_help_shows_its_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    out = capsys.readouterr().out
+    for line in EXAMPLES[verb].splitlines():
+        assert f"  {line}\n" in out
+
+
+def test_bare_command_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "Commands:" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"unmask {unmask.__version__}\n"
+
+
+def test_bars_and_shares() -> None:
+    assert [bar(share).rstrip() for share in (0.0, 1.0, 0.5)] == ["", "█" * BAR, "█" * (BAR // 2)]
+    fills = StandIn()._fills("a ___", 3)
+    assert sum(shares(fills)) == pytest.approx(1)
+    fills[2].kind = "estimate"  # not to be compared with a bound
+    assert shares(fills)[2] == 1
+    for fill, prob in zip(fills, (0.5, 0.3, 0.1), strict=True):
+        fill.holes[0].prob = prob
+    assert shares(fills) == [0.5, 0.3, 0.1]
+
+
+def test_many_files_after_one_option() -> None:
+    words = ["evaluate", "blanks", "--text", "a", "b", "-n", "5", "--counts", "c", "d"]
+    assert spread(words) == "evaluate blanks --text a --text b -n 5 --counts c --counts d".split()
+    assert spread(["fill", "--text", "a", "b"]) == ["fill", "--text", "a", "b"]
+
+
+def test_train_passes_on_what_was_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    called: list[tuple[Any, ...]] = []
+    module = SimpleNamespace(train=lambda *given: called.append(given))
+    monkeypatch.setitem(sys.modules, "unmask.training.run", module)
+    data = tmp_path / "data.txt"
+    data.write_text("text\n")
+    assert main(["train", str(data), "steps=6", "--out", str(tmp_path / "run"), "--resume"]) == 0
+    assert called == [(str(data), ["steps=6"], tmp_path / "run", True)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model folder with nothing in it but what `info` reads."""
+    header = json.dumps(
+        {
+            "__metadata__": {"format": "pt"},
+            "a": {"dtype": "I8", "shape": [100, 64], "data_offsets": [0, 6400]},
+            "a.scale": {"dtype": "F32", "shape": [100], "data_offsets": [6400, 6800]},
+            "b": {"dtype": "F32", "shape": [64], "data_offsets": [6800, 7056]},
+        }
+    ).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(7056))
+    backbone = {"vocab_size": 100, "max_length": 512, "n_layers": 2, "width": 64}
+    (tmp_path / "config.json").write_text(json.dumps({"objective": "blank_lm", "backbone": backbone}))
+    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    return tmp_path
+
+
+def test_info(folder: Path) -> None:
+    ended = alone("info", str(folder), "--json")
+    told = json.loads(ended.stdout.splitlines()[0])
+    assert "torch" not in ended.stdout.splitlines()[1]
+    assert told["family"] == "blank_lm"
+    assert told["parameters"] == 6464
+    assert (told["vocabulary"], told["context"], told["licence"]) == (100, 512, "apache-2.0")
+    assert any(kind.startswith("___ ") for kind in told["holes"])
+    assert "6464" in alone("info", str(folder)).stdout
