@@ -194,12 +194,12 @@ def test_blank_lm_exact_is_the_sum_over_orders(n: int) -> None:
             missing = mask.clone()
             missing[list(order[:k])] = False
             actions = model.objective.actions(model.predict, clean, missing, noise_for(clean))
-            cost += float(actions.log_prob[actions.element == order[k]])
+            cost += actions.log_prob[actions.element == order[k]].item()
         total.append(cost)
     assert exact.log_prob[0].item() == pytest.approx(
         float(torch.tensor(total, dtype=torch.float64).logsumexp(0)), abs=1e-9
     )
-    assert float(exact.log_prob[1]) == 0.0  # nothing hidden
+    assert exact.log_prob[1].item() == 0.0  # nothing hidden
 
 
 def test_bounds_are_never_above_the_truth_and_close_in() -> None:
