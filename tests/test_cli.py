@@ -2,11 +2,12 @@
 
 import io
 import json
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from unmask.cli.app import EXAMPLES, VERBS
 from unmask.cli.drawing import BAR, bar, shares
 from unmask.cli.evaluate import spread
 from unmask.cli.watching import highlighted
+from unmask.results import Fill, HoleFill, Score, Step
 
 SIGN = "___"
 
@@ -43,19 +45,9 @@ class StandIn:
         fills = []
         for rank, word in enumerate(self.words[:n]):
             start = text.index(SIGN)
-            hole = SimpleNamespace(
-                index=0, start=start, end=start + len(word), text=word, log_prob=-1.0 - rank, prob=None
-            )
-            fills.append(
-                SimpleNamespace(
-                    text=text.replace(SIGN, word, 1),
-                    log_prob=-1.0 - rank,
-                    kind="bound",
-                    given="",
-                    status="finished",
-                    holes=(hole,),
-                )
-            )
+            hole = HoleFill(0, start, start + len(word), word, -1.0 - rank)
+            text_filled = text.replace(SIGN, word, 1)
+            fills.append(Fill(text_filled, -1.0 - rank, "bound", None, "finished", (hole,)))
         return fills
 
     def generate(self, text: str, n: int = 1, **how: Any) -> Any:
@@ -64,14 +56,14 @@ class StandIn:
 
     def score(self, texts: list[str], **how: Any) -> Any:
         return [
-            SimpleNamespace(log_prob=-9.5, kind="exact", given="", std_error=0.0, tokens=8, words=len(text.split()))
+            Score(-9.5, "exact", None, math.nan if len(text) < 2 else 0.0, tokens=8, words=len(text.split()))
             for text in texts
         ]
 
     def watch(self, text: str, **how: Any) -> Iterator[Any]:
         self.calls.append(how)
-        yield SimpleNamespace(text=text)
-        yield SimpleNamespace(text=text.replace(SIGN, "cat"))
+        yield Step(text, (), (), 0)
+        yield Step(text.replace(SIGN, "cat"), ("cat",), (), 1)
 
 
 @pytest.fixture
@@ -182,6 +174,11 @@ def test_score(model: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
     assert "log p (exact)" in capsys.readouterr().out
 
 
+def test_what_is_no_number_is_null(model: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", "x", "--json"]) == 0
+    assert objects(capsys.readouterr().out)[0]["std_error"] is None
+
+
 def test_generate(model: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "Once upon", "--max-words", "9", "--json"]) == 0
     assert objects(capsys.readouterr().out)[0]["fills"][0]["text"] == "Once upon cat"
@@ -288,11 +285,13 @@ def test_bars_and_shares() -> None:
     assert [bar(share).rstrip() for share in (0.0, 1.0, 0.5)] == ["", "█" * BAR, "█" * (BAR // 2)]
     fills = StandIn()._fills("a ___", 3)
     assert sum(shares(fills)) == pytest.approx(1)
-    fills[2].kind = "estimate"  # not to be compared with a bound
+    fills[2] = replace(fills[2], kind="estimate")  # not to be compared with a bound
     assert shares(fills)[2] == 1
-    for fill, prob in zip(fills, (0.5, 0.3, 0.1), strict=True):
-        fill.holes[0].prob = prob
-    assert shares(fills) == [0.5, 0.3, 0.1]
+    some = [
+        replace(fill, holes=(replace(fill.holes[0], prob=prob),))
+        for fill, prob in zip(fills, (0.5, 0.3, 0.1), strict=True)
+    ]
+    assert shares(some) == [0.5, 0.3, 0.1]
 
 
 def test_many_files_after_one_option() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ import typer
 
 from unmask.cli import options
 from unmask.cli.faults import used_wrongly
+from unmask.cli.lines import print_line
 from unmask.evaluation import TASKS
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def evaluate(
         report = TASKS[task].run(lm, text or [], counts or [], n, seed, tell)
     if as_json:
         for row in report.rows:
-            print(json.dumps({"task": task, "model": model or "default"} | row, ensure_ascii=False))
+            print_line({"task": task, "model": model or "default"} | row)
     else:
         draw(report)
 

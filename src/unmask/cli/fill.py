@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -12,6 +9,7 @@ import typer
 
 from unmask.cli import inputs, options
 from unmask.cli.faults import used_wrongly
+from unmask.cli.lines import complaint, print_line
 
 if TYPE_CHECKING:
     from unmask.language_model import LanguageModel
@@ -103,7 +101,7 @@ def print_table(text: str, lists: Lists) -> None:
 def print_json(model: str | None, text: str, lists: Lists) -> None:
     """One object for one text; with lists by length each fill says how many words it was told to have."""
     fills = [as_object(fill) | ({} if words is None else {"words": words}) for words, fills in lists for fill in fills]
-    print(json.dumps({"input": text, "model": model or "default", "fills": fills}, ensure_ascii=False), flush=True)
+    print_line({"input": text, "model": model or "default", "fills": fills})
 
 
 def as_object(fill: Fill) -> dict[str, Any]:
@@ -111,15 +109,3 @@ def as_object(fill: Fill) -> dict[str, Any]:
     names = ("index", "start", "end", "text", "log_prob", "prob")
     holes = [{name: getattr(hole, name) for name in names} for hole in fill.holes]
     return {name: getattr(fill, name) for name in ("text", "log_prob", "kind", "given", "status")} | {"holes": holes}
-
-
-def complaint(as_json: bool) -> Callable[[str, str], None]:
-    """How one bad text is reported: an object among the answers, or a line on standard error."""
-
-    def complain(text: str, why: str) -> None:
-        if as_json:
-            print(json.dumps({"input": text, "error": why}, ensure_ascii=False), flush=True)
-        else:
-            print(f"unmask: {why}", file=sys.stderr)
-
-    return complain

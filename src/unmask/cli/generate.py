@@ -7,7 +7,8 @@ from functools import partial
 import typer
 
 from unmask.cli import inputs, options
-from unmask.cli.fill import Lists, complaint, print_json, print_table
+from unmask.cli.fill import Lists, print_json, print_table
+from unmask.cli.lines import complaint
 
 EXAMPLE = """unmask generate "Once upon a time" --max-words 20 --temperature 0.8 --seed 1"""
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from unmask.cli import options
+from unmask.cli.lines import print_line
 
 EXAMPLE = "unmask info"
 DEFAULT = Path(__file__).parents[1] / "weights"
@@ -27,7 +28,7 @@ def info(
     facts = describe(located(model))
     facts = {"model": model or "default"} | facts
     if as_json:
-        print(json.dumps(facts, ensure_ascii=False))
+        print_line(facts)
         return
     width = max(map(len, facts))
     for name, value in facts.items():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from unmask.cli import inputs, options
-from unmask.cli.fill import complaint
+from unmask.cli.lines import complaint, print_line
 
 if TYPE_CHECKING:
     from unmask.results import Score
@@ -46,7 +45,7 @@ def score(
             scored.append((text, result))
             return
         line = {"input": text, "model": model or "default"} | {name: getattr(result, name) for name in FIELDS}
-        print(json.dumps(line, ensure_ascii=False), flush=True)
+        print_line(line)
 
     failed = inputs.each(waiting, work, show, complaint(as_json))
     if scored:

@@ -22,8 +22,8 @@ def watch_one(lm: LanguageModel, text: str, how: dict[str, Any]) -> list[Any]:
     steps = lm.watch(text, **{name: value for name, value in how.items() if name != "n"})
     to = console()
     if not to.is_terminal:
-        for number, step in enumerate(steps):
-            print(f"{number:3d}  {step.text}", flush=True)
+        for step in steps:
+            print(f"{step.passes:3d}  {step.text}", flush=True)
     else:
         _live(steps)
     return []
@@ -34,8 +34,10 @@ def _live(steps: Iterable[Step]) -> None:
 
     before = ""
     with Live(console=console(), auto_refresh=False, transient=False) as live:
-        for number, step in enumerate(steps):
-            live.update(Text(f"{number:3d}  ", style="dim").append_text(highlighted(step.text, before)), refresh=True)
+        for step in steps:
+            live.update(
+                Text(f"{step.passes:3d}  ", style="dim").append_text(highlighted(step.text, before)), refresh=True
+            )
             before = step.text
             time.sleep(PAUSE)
         live.update(Text(before), refresh=True)
