@@ -192,7 +192,7 @@ WRONG = [
     (["fill", "a ___", "-n", "0"], "greater than or equal to 1"),
     (["fill", "a ___", "--file", "x"], "--file together"),
     (["fill", "a ___", "--watch", "--json"], "--watch with --json"),
-    (["train"], "missing argument"),
+    (["train"], "nothing to learn from"),
     (["train", "recipe", "steps"], "no key=value"),
     (["train", "recipe", "--resume"], "--resume without --out"),
     (["evaluate", "nothing"], "no task 'nothing'"),
@@ -300,14 +300,50 @@ def test_many_files_after_one_option() -> None:
     assert spread(["fill", "--text", "a", "b"]) == ["fill", "--text", "a", "b"]
 
 
-def test_train_passes_on_what_was_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ...]]:
+    """What reached the training that stands in for the real one."""
     called: list[tuple[Any, ...]] = []
-    module = SimpleNamespace(train=lambda *given: called.append(given))
-    monkeypatch.setitem(sys.modules, "unmask.training.run", module)
+
+    def train(*given: Any) -> Path:
+        called.append(given)
+        return tmp_path
+
+    monkeypatch.setitem(sys.modules, "unmask.training.run", SimpleNamespace(train=train))
+    return called
+
+
+def test_train_passes_on_what_was_typed(trainings: list[tuple[Any, ...]], tmp_path: Path) -> None:
     data = tmp_path / "data.txt"
     data.write_text("text\n")
-    assert main(["train", str(data), "steps=6", "--out", str(tmp_path / "run"), "--resume"]) == 0
-    assert called == [(str(data), ["steps=6"], tmp_path / "run", True)]
+    run = str(tmp_path)
+    assert main(["train", str(data), "steps=6", "--out", run, "--resume"]) == 0
+    assert main(["train", "steps=8", "--out", run, "--resume"]) == 0
+    assert main(["train", "--out", run, "--resume"]) == 0
+    assert trainings == [
+        (str(data), ["steps=6"], tmp_path, True),
+        (None, ["steps=8"], tmp_path, True),
+        (None, [], tmp_path, True),
+    ]
+
+
+def test_train_says_where_the_model_is(
+    trainings: list[tuple[Any, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--out", str(tmp_path), "--resume"]) == 0
+    assert "stopped before the end" in capsys.readouterr().out
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "samples.txt").write_text("step 5\n  An old fill.\nstep 10\n  A fill.\n  Another.\n")
+    assert main(["train", "--out", str(tmp_path), "--resume"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[1:3] == ["  A fill.", "  Another."]
+    assert str(tmp_path / "model") in out
+
+
+def test_recipes_are_found_by_name(trainings: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    assert main(["train", "default", "--out", str(tmp_path / "run")]) == 0
+    assert trainings[0][0].endswith("recipes/default.yaml")
 
 
 @pytest.fixture

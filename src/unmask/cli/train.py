@@ -17,7 +17,9 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE|DATA", help="A recipe, or a text file, folder or JSONL.")],
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE|DATA", help="A recipe, or a text file, folder or JSONL.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="key=value", help="What to change: steps=60 backbone.width=128.")
     ] = None,
@@ -26,17 +28,36 @@ def train(
 ) -> None:
     """Train a model from a recipe or from text.
 
-    RECIPE is a YAML file or the name of one in the package; DATA is a text file, a folder or JSONL.
+    RECIPE is a YAML file or the name of one in the package; DATA is a text file, a folder or JSONL. With --resume it
+    may be left out: the run knows its own.
     """
-    for override in overrides or []:
-        if "=" not in override:
-            raise used_wrongly(f"{override!r} is no key=value · settings are written so · for example steps=60")
+    changes = list(overrides or [])
+    if resume and recipe is not None and "=" in recipe and not Path(recipe).exists():
+        recipe, changes = None, [recipe, *changes]
+    for change in changes:
+        if "=" not in change:
+            raise used_wrongly(f"{change!r} is no key=value · settings are written so · for example steps=60")
     if resume and out is None:
         raise used_wrongly("--resume without --out · which run goes on is not said · add --out RUN")
-    path = located(recipe)
+    if recipe is None and not resume:
+        raise used_wrongly("no recipe and no text · there is nothing to learn from · give a recipe, file or folder")
+    path = located(recipe) if recipe is not None else None
     from unmask.training.run import train as run
 
-    run(path, overrides or [], out, resume)
+    report(run(path, changes, out, resume))
+
+
+def report(folder: Path) -> None:
+    """Say where the model is, and show what it writes by now."""
+    if not (folder / "model" / "config.json").is_file():
+        print(f"stopped before the end; go on with: unmask train --out {folder} --resume")
+        return
+    print(f"trained: {folder / 'model'}")
+    samples = folder / "samples.txt"
+    lines = samples.read_text(encoding="utf-8").splitlines() if samples.is_file() else []
+    last = next((place for place in range(len(lines), 0, -1) if not lines[place - 1].startswith("  ")), 0)
+    print(*lines[last:], sep="\n")
+    print(f'next: unmask fill "The ___ sat on the ___." --model {folder / "model"}')
 
 
 def located(recipe: str) -> str:
