@@ -1,0 +1,110 @@
+"""A `tokenizer.json`, of ours or anybody's: its signs, and how it is to be read here."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from unmask.tokenizer.vocabulary import METASPACE, kind, steps
+
+SIGNS: dict[str, tuple[str, ...]] = {  # ours first, then other houses' names of the same thing
+    "mask": ("<|mask|>", "[MASK]", "<mask>", "<|mdm_mask|>", "<|MASK|>", "<MASK>"),
+    "blank": ("<|blank|>", "[BLANK]", "<blank>"),
+    "start": ("<|start|>", "[CLS]", "<s>", "<bos>", "<|startoftext|>", "<|begin_of_text|>", "<|beginoftext|>"),
+    "end": ("<|end|>", "[SEP]", "</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>"),
+    "sep": ("<|sep|>",),
+    "answer": ("<|answer|>",),
+}
+
+# Which texts get a leading space that nobody wrote when they begin a row, so that a word has one spelling wherever it
+# stands. Ours is the first rule: it loses nothing, since a text that begins with a space gets a second one.
+ALWAYS, UNLESS_SPACE = r"[\s\S]", r"[^ ]"
+
+
+def read(place: Path) -> dict[str, Any]:
+    """The content of a `tokenizer.json`, or of the one in a folder.
+
+    Raises:
+        ValueError: when there is none, or it is no tokenizer.
+    """
+    path = place / "tokenizer.json" if place.is_dir() else place
+    try:
+        definition = json.loads(path.read_text(encoding="utf-8"))
+        definition["model"]["vocab"]
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read · {error.strerror} · name a folder that holds tokenizer.json"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{path} is no tokenizer · it is not what Hugging Face tokenizers save · save it anew"
+        ) from None
+    assert isinstance(definition, dict)
+    return definition
+
+
+def with_signs(definition: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+    """The definition with every sign in it, under a known name or added, and the id of each."""
+    rust = tokenizers.Tokenizer.from_str(json.dumps(definition))
+    known = rust.get_vocab(with_added_tokens=True)
+    missing = [names[0] for names in SIGNS.values() if not any(name in known for name in names)]
+    if missing:
+        rust.add_special_tokens(missing)
+        definition = json.loads(rust.to_str())
+        known = rust.get_vocab(with_added_tokens=True)
+    signs = {sign: next(known[name] for name in names if name in known) for sign, names in SIGNS.items()}
+    return definition, signs
+
+
+def unknown(definition: dict[str, Any]) -> set[int]:
+    """The id that stands for what the vocabulary cannot write, if there is one."""
+    model = definition["model"]
+    if isinstance(model["vocab"], list):  # Unigram
+        return set() if model.get("unk_id") is None else {model["unk_id"]}
+    token = model.get("unk_token")
+    return {model["vocab"][token]} if token in model["vocab"] else set()
+
+
+def specials(definition: dict[str, Any], signs: dict[str, int]) -> set[int]:
+    """Ids that are no part of a text."""
+    special = {added["id"] for added in definition.get("added_tokens") or () if added["special"]}
+    return special | unknown(definition) | set(signs.values())
+
+
+def encoder(definition: dict[str, Any], signs: dict[str, int]) -> tuple[tokenizers.Tokenizer, re.Pattern[str] | None]:
+    """What encodes text as it stands, and what texts get a leading space where a row begins.
+
+    Names of signs in a text are text: they are marked special, and special tokens are not looked for. Leading spaces
+    are left to the caller, who knows where a row begins.
+    """
+    definition = copy.deepcopy(definition)
+    for added in definition.get("added_tokens") or ():
+        added["special"] |= added["id"] in set(signs.values())
+    definition |= {"post_processor": None, "truncation": None, "padding": None}
+    opens = _leading(definition)
+    rust = tokenizers.Tokenizer.from_str(json.dumps(definition))
+    rust.encode_special_tokens = True
+    return rust, re.compile(opens) if opens else None
+
+
+def _leading(definition: dict[str, Any]) -> str | None:
+    """Take every rule that adds a leading space out of the definition, and say which it was."""
+    opens, kept = None, []
+    for step in steps(definition.get("normalizer")):
+        if step["type"] == "Prepend" and step["prepend"] in (" ", METASPACE):
+            opens = ALWAYS
+        else:
+            kept.append(step)
+    definition["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
+    for step in steps(definition.get("pre_tokenizer")):
+        if step["type"] == "ByteLevel" and step["add_prefix_space"]:
+            opens, step["add_prefix_space"] = opens or UNLESS_SPACE, False
+        elif step["type"] == "Metaspace" and step.get("prepend_scheme", "always") != "never":
+            opens, step["prepend_scheme"] = opens or UNLESS_SPACE, "never"
+            step.pop("add_prefix_space", None)  # the older word for the same thing
+    return UNLESS_SPACE if kind(definition) == "words" else opens

@@ -1,0 +1,50 @@
+"""A text with holes as one row of a canvas, and what was written in it as text again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unmask.canvas import Canvas
+from unmask.holes import Hole, Sign
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the user typed, as a row the models can read."""
+
+    canvas: Canvas  # one row: start, the text and one sign a hole, end
+    holes: tuple[Hole, ...]
+    pieces: tuple[str | Sign, ...]  # as typed, unescaped; what lies outside the holes comes back from here
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text whose holes are filled."""
+
+    text: str
+    spans: tuple[
+        tuple[int, int, str], ...
+    ]  # of each hole: where its fill starts and ends, in code points, and the fill
+
+
+def join(pieces: Sequence[str | Sign], fills: Sequence[str]) -> Written:
+    """Put each hole's fill in its place among the pieces.
+
+    Raises:
+        ValueError: when there are not as many fills as holes.
+    """
+    parts: list[str] = []
+    spans: list[tuple[int, int, str]] = []
+    at, waiting = 0, iter(fills)
+    for piece in pieces:
+        part = piece if isinstance(piece, str) else next(waiting, None)
+        if part is None:
+            raise ValueError(f"{len(fills)} fills are too few for this text · every hole needs one, if only ''")
+        if not isinstance(piece, str):
+            spans.append((at, at + len(part), part))
+        parts.append(part)
+        at += len(part)
+    if len(spans) < len(fills):
+        raise ValueError(f"{len(fills)} fills are too many for a text of {len(spans)} holes · every hole needs one")
+    return Written("".join(parts), tuple(spans))
