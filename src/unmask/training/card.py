@@ -1,0 +1,52 @@
+"""The card of a trained model, written from its run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from unmask.model import Model
+from unmask.training.checkpoint import State
+from unmask.training.config import Recipe
+
+
+def card(recipe: Recipe, model: Model, state: State, last: Mapping[str, Any]) -> str:
+    """The text of the model's `README.md`; `last` is the last line of the run's log."""
+    shape = model.config.backbone
+    sources = "\n".join(f"- {source.title}: `{source.path}`" for source in recipe.data.sources)
+    held = last.get("held_out")
+    figure = f"{held['loss']:.4f} over {held['tokens']:,} tokens" if held else "nothing was held out"
+    return f"""---
+library_name: unmask
+tags: [unmask, {recipe.objective.name}, infilling]
+---
+
+# A model that fills in text
+
+Written in the gaps of a text: `unmask fill "The ___ sat." --model FOLDER`.
+
+| | |
+|---|---|
+| objective | `{recipe.objective.name}` |
+| parameters | {model.n_parameters():,} |
+| shape | {shape.n_layers} layers, width {shape.width}, {shape.n_heads} heads |
+| vocabulary | {shape.vocab_size:,} |
+| trained for | {state.step:,} steps, {state.tokens:,} tokens, {state.seconds / 60:.1f} minutes |
+| training loss | {last.get("loss", float("nan")):.4f} (last step) |
+| held-out loss | {figure} |
+| precision | {recipe.precision} |
+| seed | {recipe.seed} |
+
+## Data
+
+{sources}
+
+The licence of this model follows from that of its data, which the trainer knows. It writes what such data make
+likely: it may be wrong, and it repeats what stands there.
+
+## Recipe
+
+```yaml
+{recipe.to_yaml().strip()}
+```
+"""

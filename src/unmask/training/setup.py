@@ -1,0 +1,228 @@
+"""What a recipe leaves open, and the makers it speaks of: tokenizer, model, masking, prompts."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from unmask.backbone import BackboneConfig
+from unmask.data.sources import DataConfig
+from unmask.folder import read_config, read_model
+from unmask.masking.mixture import Mixture
+from unmask.model import Model, ModelConfig
+from unmask.objectives import OBJECTIVES
+from unmask.tokenizer import Tokenizer
+from unmask.training.config import BUDGET, Recipe, checked, nearest
+
+MINUTES = 4.0  # the budget of a recipe that names none
+UNKNOWN_SIZE = 64_000_000  # bytes; a data set of the Hub is taken to be so large
+
+# Mostly what people blank, runs of whole words; for the rest any set of tokens or words, so that every canvas that
+# comes up while filling has been seen.
+MASKING: tuple[dict[str, Any], ...] = (
+    {"law": "exact_count", "unit": "token", "share": 0.15},
+    {"law": "exact_count", "unit": "word", "share": 0.15},
+    {
+        "law": "runs",
+        "unit": "word",
+        "share": 0.7,
+        "lengths": [0.45, 0.2, 0.13, 0.09, 0.06, 0.04, 0.03],
+        "rate": [0.05, 0.25],
+        "single": 0.2,
+    },
+)
+_CONTRACTION = re.compile("['\u2019][A-Za-z]+".encode())
+
+
+def filled(recipe: Recipe) -> Recipe:
+    """The recipe with all that it left open chosen.
+
+    Raises:
+        ValueError: when there is no such objective or setting of it, or the data are not there.
+    """
+    tree = recipe.model_dump(mode="json")
+    if recipe.model is not None:
+        config = read_config(recipe.model)
+        _agree(recipe, config)
+        tree["objective"] = {"name": config.objective, **(config.options or {})}
+        shape = asdict(config.backbone)
+        tree["tokenizer"]["path"] = recipe.model
+    else:
+        name = recipe.objective.name or next(iter(OBJECTIVES))
+        check_objective(name, recipe.objective.options)
+        tree["objective"] = {"name": name, **recipe.objective.options}
+        n_bytes = text_bytes(recipe.data)
+        if recipe.tokenizer.path is None and recipe.tokenizer.vocab_size is None:
+            tree["tokenizer"]["vocab_size"] = vocabulary_for(n_bytes)
+        shape = {**shape_for(n_bytes, recipe.minutes), **recipe.backbone}
+        shape.setdefault("max_length", max(512, recipe.data.max_tokens))
+        shape = asdict(shape_of(shape, vocab_size=1))
+    del shape["vocab_size"]  # the tokenizer's word
+    tree["backbone"] = shape
+    tree["masking"] = recipe.masking or MASKING
+    tree["precision"] = precision(recipe.precision)
+    if all(getattr(recipe, name) is None for name in BUDGET):
+        tree["minutes"] = MINUTES
+    return checked(tree)
+
+
+def check_objective(name: str, options: dict[str, Any]) -> None:
+    """See that there is such an objective with such options.
+
+    Raises:
+        ValueError: when there is not.
+    """
+    if name not in OBJECTIVES:
+        near = nearest(name, list(OBJECTIVES))
+        raise ValueError(f"no objective {name!r} · the nearest known is {near!r} · objectives: {', '.join(OBJECTIVES)}")
+    known = list(inspect.signature(OBJECTIVES[name]).parameters)[3:]  # after vocabulary, width, embedding
+    if unknown := sorted(options.keys() - set(known)):
+        hint = f"the nearest known is {nearest(unknown[0], known)!r}" if known else "it has none"
+        raise ValueError(f"objective {name!r} has no option {unknown[0]!r} · {hint} · mend the recipe")
+
+
+def shape_of(given: dict[str, Any], vocab_size: int) -> BackboneConfig:
+    """A backbone's shape from a recipe's section.
+
+    Raises:
+        ValueError: when a key or value is not one.
+    """
+    known = [field.name for field in fields(BackboneConfig) if field.name != "vocab_size"]
+    if unknown := sorted(given.keys() - set(known)):
+        near = nearest(unknown[0], known)
+        raise ValueError(f"unknown key 'backbone.{unknown[0]}' · the nearest known is {near!r} · mend the recipe")
+    try:
+        return TypeAdapter(BackboneConfig).validate_python({**given, "vocab_size": vocab_size})
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        said = first["msg"].removeprefix("Value error, ")
+        place = ".".join(str(part) for part in ("backbone", *first["loc"]))
+        raise ValueError(
+            said if " · " in said else f"{place} is {first['input']!r} · {said} · mend the recipe"
+        ) from None
+
+
+def text_bytes(data: DataConfig) -> int:
+    """About how much text there is, in bytes, without reading it."""
+    total = 0
+    for source in data.placed():
+        files = source.files()
+        packed = (file.stat().st_size * (3 if file.suffix == ".gz" else 1) for file in files or ())
+        total += int(sum(packed)) if files is not None else UNKNOWN_SIZE
+    return total
+
+
+def vocabulary_for(n_bytes: int) -> int:
+    """A vocabulary whose words come up often enough: about 256 bytes of text an entry, 512 to 8,192 of them."""
+    return int(2 ** min(13, max(9, round(math.log2(max(n_bytes, 1) / 256)))))
+
+
+def shape_for(n_bytes: int, minutes: float | None) -> dict[str, int]:
+    """Width, layers and heads that suit the data and the time."""
+    spare = minutes or MINUTES
+    if n_bytes < 300_000 or spare < 2:
+        return {"width": 128, "n_layers": 3, "n_heads": 2}
+    if n_bytes < 4_000_000 or spare < 20:
+        return {"width": 192, "n_layers": 4, "n_heads": 3}
+    return {"width": 256, "n_layers": 6 if spare < 240 else 8, "n_heads": 4}
+
+
+def precision(wanted: str) -> str:
+    """`auto` is bfloat16 where the machine multiplies it in hardware, else float32."""
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    cpu = Path("/proc/cpuinfo")
+    flags = cpu.read_text(encoding="utf-8", errors="replace") if cpu.exists() else ""
+    return "bfloat16" if re.search(r"\b(avx512_bf16|amx_bf16)\b", flags) else "float32"
+
+
+def make_tokenizer(recipe: Recipe) -> Tokenizer:
+    """Load the tokenizer the recipe names, or train one on the text that is not held out."""
+    if recipe.tokenizer.path is not None:
+        return Tokenizer.load(recipe.tokenizer.path)
+    texts = _first_bytes(recipe.data.texts("train"), int(recipe.tokenizer.train_megabytes * 1e6))
+    return Tokenizer.train(texts, recipe.tokenizer.vocab_size or vocabulary_for(text_bytes(recipe.data)))
+
+
+def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Model:
+    """The model the recipe starts from, or one with fresh weights."""
+    if recipe.model is not None:
+        return read_model(recipe.model, dtype_of(recipe))[0].train()
+    special = tuple(int(number) for number in tokenizer.special.nonzero().squeeze(1))
+    shape = shape_of(recipe.backbone, tokenizer.vocab_size)
+    name = str(recipe.objective.name)
+    model = Model(ModelConfig(name, shape, dict(tokenizer.signs), special, recipe.objective.options or None))
+    model.initialise(recipe.seed)
+    return model.to(dtype_of(recipe))
+
+
+def dtype_of(recipe: Recipe) -> torch.dtype:
+    """How weights are kept; bfloat16 is a way to multiply, not to keep."""
+    return torch.float64 if recipe.precision == "float64" else torch.float32
+
+
+def make_masking(recipe: Recipe, tokenizer: Tokenizer, device: torch.device | str = "cpu") -> Mixture:
+    """What is hidden."""
+    return Mixture(recipe.masking or MASKING, begins(tokenizer).to(device))
+
+
+def begins(tokenizer: Tokenizer) -> Tensor:
+    """What each token begins, `[V]` int64: 0 nothing (it goes on), 1 a word, 2 a sign of punctuation."""
+    table = tokenizer.table
+    letters = table.first_alnum | ~(table.whole_characters | table.special)  # a piece of a character goes on
+    ending = torch.tensor([_CONTRACTION.fullmatch(token) is not None for token in tokenizer.token_bytes])
+    kind = torch.where(table.starts_word, torch.where(letters, 1, 2), torch.where(letters | ending, 0, 2))
+    return torch.where(table.special, 0, kind)
+
+
+def prompts(recipe: Recipe, n: int = 3) -> list[str]:
+    """Texts with a hole to fill as training goes: the recipe's, or sentences of the held-out text (else any)."""
+    if recipe.prompts is not None:
+        return list(recipe.prompts)
+    found: list[str] = []
+    for text in itertools.islice(itertools.chain(recipe.data.texts("held_out"), recipe.data.texts("train")), 10_000):
+        words = text.split(" ")
+        plain = "_" not in text and "[" not in text and "\\" not in text and "\n" not in text
+        if 5 <= len(words) <= 20 and plain and words[len(words) // 2].isalpha() and text not in found:
+            words[len(words) // 2] = "___"
+            found.append(" ".join(words))
+        if len(found) == n:
+            break
+    return found
+
+
+def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
+    for text in texts:
+        limit -= len(text.encode("utf-8", "surrogatepass"))
+        yield text
+        if limit <= 0:
+            return
+
+
+def _agree(recipe: Recipe, config: ModelConfig) -> None:
+    """The recipe must not contradict the model it starts from."""
+    own = {
+        "objective": config.objective,
+        **{f"backbone.{key}": value for key, value in asdict(config.backbone).items()},
+    }
+    said = {f"backbone.{key}": value for key, value in recipe.backbone.items()}
+    if recipe.objective.name is not None:
+        said["objective"] = recipe.objective.name
+    for key, value in said.items():
+        if own.get(key) != value:
+            raise ValueError(
+                f"{key} is {own.get(key)} in {recipe.model}, the recipe says {value} · a model keeps its shape · "
+                f"leave {key} out, or model="
+            )
