@@ -344,3 +344,12 @@ def test_the_table_of_a_vocabulary(any_tokenizer):
     assert larger.size == size + 3 and larger.special[size:].all() and not larger.starts_word[size:].any()
     assert table.resized(5).size == 5
     assert torch.equal(larger.resized(size).special, table.special)
+
+
+def test_straight_quotes_for_the_model_alone() -> None:
+    straight = Tokenizer.train(['it\'s "a" cat -- well'] * 9, 320, normalise_quotes=True)
+    assert straight.encode("it’s “a” cat — well…") == straight.encode('it\'s "a" cat -- well...')
+    assert not straight.exact
+    text = "“It’s ___,” he said — ‘well…’"
+    reading = straight.read(text)
+    assert straight.write_fills(reading, [straight.encode(" good", inside=True)]).text == text.replace("___", "good")

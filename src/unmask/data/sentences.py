@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from unmask.tokenizer.typography import STRAIGHT
+
 ABBREVIATIONS = frozenset(
     "mr mrs ms messrs mme mlle dr prof rev hon capt col gen lt sgt maj gov sen rep pres supt st mt ft no nos vol vols "
     "ch chap fig figs ed eds op cf vs viz etc al jr sr bros esq inc ltd co corp dept univ jan feb mar apr jun jul aug "
@@ -19,24 +21,7 @@ _END = re.compile(r"""(?<![.!?…])[.!?…]+["'”’»)\]]*(?P<gap>\s+)(?=["'�
 _WORD_BEFORE = re.compile(r"[\w.]*\w\Z")
 _FIRST_LETTER = re.compile(r"[^\W_]")
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
-_QUOTES = str.maketrans(
-    {
-        "‘": "'",
-        "’": "'",
-        "‚": "'",
-        "‛": "'",
-        "′": "'",
-        "“": '"',
-        "”": '"',
-        "„": '"',
-        "‟": '"',
-        "″": '"',
-        "«": '"',
-        "»": '"',
-    }
-    | {"‐": "-", "‑": "-", "‒": "-", "–": "-", "—": "--", "―": "--", "⸺": "--", "⸻": "---", "…": "...", "\u00a0": " "}
-    | {"\u200b": None, "\u2060": None, "\ufeff": None}
-)
+_QUOTES = str.maketrans(STRAIGHT)
 
 
 def cut(text: str, unit: str) -> list[str]:

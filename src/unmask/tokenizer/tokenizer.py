@@ -19,6 +19,7 @@ from unmask.canvas import Canvas, Role
 from unmask.holes import Hole, Mask, Sign, merge, parse, place
 from unmask.tokenizer import definition as definitions
 from unmask.tokenizer.reading import Reading, Written, join
+from unmask.tokenizer.typography import STRAIGHT
 from unmask.tokenizer.vocabulary import TokenTable, kind, spell
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ PROBES = (
     "\u4f60\u597d \u0645\u0631\u062d\u0628\u0627 \u0928\u093f",
     "\u2581 ## <0x0A> \u00a0\u3000\u2028",
     "\x00\x7f",
+    "\u201cq\u201d \u2014 it\u2019s\u2026",
 )
 
 
@@ -82,13 +84,17 @@ class Tokenizer:
         self._spaceless = kind(self.definition) == "words"
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int = 8192, *, min_frequency: int = 2) -> Tokenizer:
+    def train(
+        cls, texts: Iterable[str], vocab_size: int = 8192, *, min_frequency: int = 2, normalise_quotes: bool = False
+    ) -> Tokenizer:
         """Learn a byte-level vocabulary (BPE) from texts.
 
         Args:
             texts: Whatever is to be written later; read once.
             vocab_size: Most ids, signs included; rounded down to a multiple of 64. Few texts may yield fewer.
             min_frequency: How often a pair of tokens must occur to become one.
+            normalise_quotes: Read typographic quotes, dashes and spaces as a typewriter has them, so that a word has
+                one surface; text outside holes still comes back as it was.
 
         Raises:
             ValueError: when `vocab_size` has no room for all bytes and signs.
@@ -103,7 +109,8 @@ class Tokenizer:
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
-        rust.normalizer = normalizers.Prepend(" ")
+        rules = [normalizers.Replace(old, new) for old, new in STRAIGHT.items()] if normalise_quotes else []
+        rust.normalizer = normalizers.Sequence([*rules, normalizers.Prepend(" ")])
         rust.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size // ROUND * ROUND - n_signs,

@@ -153,7 +153,8 @@ def make_tokenizer(recipe: Recipe) -> Tokenizer:
     if recipe.tokenizer.path is not None:
         return Tokenizer.load(recipe.tokenizer.path)
     texts = _first_bytes(recipe.data.texts("train"), int(recipe.tokenizer.train_megabytes * 1e6))
-    return Tokenizer.train(texts, recipe.tokenizer.vocab_size or vocabulary_for(text_bytes(recipe.data)))
+    size = recipe.tokenizer.vocab_size or vocabulary_for(text_bytes(recipe.data))
+    return Tokenizer.train(texts, size, normalise_quotes=recipe.tokenizer.normalise_quotes)
 
 
 def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Model:
