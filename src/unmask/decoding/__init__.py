@@ -1,0 +1,1 @@
+"""Decoding: one loop for every family, policies as pure functions, limits, candidates, scores."""

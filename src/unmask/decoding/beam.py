@@ -1,0 +1,122 @@
+"""Hypotheses: rows of a canvas with their scores; grown, merged where they are the same canvas, and pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from unmask.canvas import Canvas, concat
+from unmask.objectives import Proposal, Sites
+from unmask.objectives.words import segment_logsumexp
+
+
+@dataclass(frozen=True)
+class Hypotheses:
+    """Rows of a canvas, each with what the path to it, or all paths seen, cost."""
+
+    canvas: Canvas
+    score: Tensor  # [B] float64, log of the sum over the paths seen, nats
+    merged: Tensor  # [B] bool, several paths were summed
+    group: Tensor  # [B] int64, who competes with whom: a request, or one sample of it
+    age: Tensor  # [B] int64, edits since its start
+
+    def take(self, rows: Tensor) -> Hypotheses:
+        """Rows by number, or by a mask."""
+        if rows.dtype == torch.bool:
+            rows = rows.nonzero().squeeze(1)
+        columns = (self.score[rows], self.merged[rows], self.group[rows], self.age[rows])
+        return Hypotheses(self.canvas.take(rows), *columns)
+
+    @property
+    def n_rows(self) -> int:
+        """How many."""
+        return self.canvas.n_rows
+
+
+def join(parts: Sequence[Hypotheses]) -> Hypotheses:
+    """Several in one."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = (torch.cat([getattr(part, name) for part in parts]) for name in ("score", "merged", "group", "age"))
+    return Hypotheses(concat([part.canvas for part in parts]), *columns)
+
+
+def forked(proposal: Proposal, parents: Canvas, children: Canvas, parent: Tensor, site: Tensor, pick: Tensor,
+           child: Tensor) -> Proposal:  # fmt: skip
+    """The chosen alternatives as a proposal about the children: edit *e* is site *e*, alternative 0.
+
+    Args:
+        proposal: About the parents.
+        parents: The canvas it is about.
+        children: `parents.take(parent)`.
+        parent: `[B']`, the parent row of each child.
+        site: `[E]`, sites of the proposal.
+        pick: `[E]`, the alternative at each.
+        child: `[E]`, the row that makes the edit; ascending, and sites ascending within a row.
+    """
+    shift = children.offsets[:-1][child] - parents.offsets[:-1][parent[child]]
+    sites = Sites(proposal.sites.element[site] + shift, child, proposal.sites.hole[site])
+    chosen = {name: getattr(proposal, name)[site, pick][:, None] for name in ("word", "left", "right", "log_prob")}
+    return replace(proposal, sites=sites, **chosen)
+
+
+def grow(total: Tensor, proposal: Proposal, group: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """The `width` best single edits of each group: sites `[E]` and alternatives `[E]`, in the order of the rows.
+
+    `total [S, A]` is what each would come to; -inf where it may not be.
+    """
+    site, pick = (total > -torch.inf).nonzero(as_tuple=True)
+    keep = top_of(total[site, pick], group[proposal.sites.row[site]], width).sort().values
+    return site[keep], pick[keep]
+
+
+def top_of(score: Tensor, group: Tensor, width: int) -> Tensor:
+    """Indices of the `width` highest of `score [K]` within each group, best first; ties go to the first. `[K']`."""
+    order = score.argsort(descending=True, stable=True)
+    order = order[group[order].argsort(stable=True)]
+    ordered = group[order]
+    begins = torch.ones_like(ordered, dtype=torch.bool)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    index = torch.arange(order.numel(), device=order.device)
+    first = torch.where(begins, index, 0).cummax(0).values if order.numel() else index
+    return order[index - first < width]
+
+
+def merge(hypotheses: Hypotheses) -> Hypotheses:
+    """Rows of a group whose canvases are equal become one; their scores add up.
+
+    Equal in ids, holes and roles, element by element. The one that stays is the first.
+    """
+    same = same_canvas(hypotheses.canvas, hypotheses.group)
+    n = int(same.max()) + 1 if same.numel() else 0
+    if n == hypotheses.n_rows:
+        return hypotheses
+    first = same.new_full((n,), same.numel()).scatter_reduce(
+        0, same, torch.arange(same.numel(), device=same.device), "amin"
+    )
+    kept = first.sort().values
+    score = segment_logsumexp(hypotheses.score, same, n)[same[kept]]
+    several = torch.bincount(same, minlength=n)[same[kept]] > 1
+    return replace(hypotheses.take(kept), score=score, merged=hypotheses.merged[kept] | several)
+
+
+def same_canvas(canvas: Canvas, group: Tensor) -> Tensor:
+    """A number for each row, `[B]`, equal for rows of a group whose canvases are equal and for no others.
+
+    Rows are told apart by a 64-bit hash of their elements; two of a beam collide with probability 1e-13.
+    """
+    what = (canvas.ids * 4 + canvas.role) * 4099 + canvas.hole
+    mixed = _mix(_mix(what) + canvas.index * -7046029254386353131)
+    rows = torch.zeros(canvas.n_rows, dtype=torch.int64, device=mixed.device).index_add_(0, canvas.rows, mixed)
+    numbers: Tensor = torch.unique(torch.stack([group, canvas.lengths, rows], 1), dim=0, return_inverse=True)[1]
+    return numbers
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Scatter the bits of 64-bit numbers (the finaliser of SplitMix64)."""
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)

@@ -1,0 +1,246 @@
+"""What may come where: word limits, white space, whole characters and room, as a `Shape` of a canvas's sites.
+
+A word begins at a fill's first token and at every later token that starts with a space. So a hole that holds anything
+has one word, plus one for each token with a space that is not its first; a blank at its start still owes the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unmask.canvas import Canvas, Role
+from unmask.holes import Blank, Hole, Mask
+from unmask.objectives import Sites
+from unmask.tokenizer import TokenTable
+
+MAX_WORDS = 8  # of a free blank, unless told
+TOKENS_A_WORD = 4  # room for words of several tokens
+
+
+@dataclass(frozen=True)
+class TokenClasses:
+    """Tokens that the rules cannot tell apart share a class; `C` classes."""
+
+    of: Tensor  # [V] int64
+    usable: Tensor  # [C] bool, may stand in a fill at all
+    spaced: Tensor  # [C] bool, begins with the one space
+    begins_alnum: Tensor  # [C] bool, first character is a letter or digit
+    ends_alnum: Tensor  # [C] bool
+    token: Tensor  # [C] int64, the one token of a class of its own, -1: many
+
+    @classmethod
+    def build(cls, table: TokenTable, apart: Sequence[int] = ()) -> TokenClasses:
+        """Classes of the vocabulary; each token of `apart` has one of its own."""
+        white = table.has_inner_space | (table.starts_word & ~table.leading_space)
+        usable = ~table.special & table.whole_characters & ~white
+        own = torch.full(usable.shape, -1, dtype=torch.int64)
+        own[list(apart)] = torch.tensor(list(apart), dtype=torch.int64)
+        flags = torch.stack([usable, table.leading_space, table.first_alnum, table.last_alnum], 1).long()
+        rows, of = torch.unique(torch.cat([flags, own[:, None]], 1), dim=0, return_inverse=True)
+        bools = rows[:, :4].bool()
+        return cls(of, bools[:, 0], bools[:, 1], bools[:, 2], bools[:, 3], rows[:, 4])
+
+    def to(self, device: torch.device) -> TokenClasses:
+        """The same on another device."""
+        return TokenClasses(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the holes of `Q` starting rows ask for, up to `H` holes each; a canvas's `request` says which row."""
+
+    min_words: Tensor  # [Q, H] int64
+    max_words: Tensor  # [Q, H] int64
+    max_tokens: Tensor  # [Q, H] int64
+    free: Tensor  # [Q, H] bool, the word limit is ours, not the user's
+    spaced: Tensor  # [Q, H] bool
+    joins_left: Tensor  # [Q, H] bool
+    joins_right: Tensor  # [Q, H] bool
+    forced: Tensor  # [Q, H, L] int64, tokens a hole must have, in order; -1 behind them
+    n_forced: Tensor  # [Q, H] int64, how many, -1: not forced
+
+    @classmethod
+    def build(
+        cls,
+        holes: Sequence[Sequence[Hole]],
+        max_words: int | None,
+        forced: Sequence[dict[int, list[int]]],
+        room: Sequence[int],
+    ) -> Rules:
+        """Rules of `Q` starting rows.
+
+        Args:
+            holes: Of each row.
+            max_words: The limit of free blanks; None: 8.
+            forced: Tokens told to some holes of each row, by hole.
+            room: How many tokens a blank of each row may have at most.
+        """
+        width = max([1, *(len(row) for row in holes)])
+        longest = max([1, *(len(tokens) for row in forced for tokens in row.values())])
+        limits = torch.zeros(4, len(holes), width, dtype=torch.int64)
+        flags = torch.zeros(3, len(holes), width, dtype=torch.bool)
+        told = torch.full((len(holes), width, longest), -1, dtype=torch.int64)
+        n_forced = torch.full((len(holes), width), -1, dtype=torch.int64)
+        for q, row in enumerate(holes):
+            for h, hole in enumerate(row):
+                limits[:, q, h] = torch.tensor(_limits(hole, max_words, room[q]))
+                flags[:, q, h] = torch.tensor([hole.spaced, hole.joins_left, hole.joins_right])
+                if h in forced[q]:
+                    tokens = forced[q][h]
+                    n_forced[q, h] = len(tokens)
+                    told[q, h, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+        spaced, joins_left, joins_right = flags
+        free = limits[3].bool()
+        return cls(limits[0], limits[1], limits[2], free, spaced, joins_left, joins_right, told, n_forced)
+
+    def to(self, device: torch.device) -> Rules:
+        """The same on another device."""
+        return Rules(**{name: value.to(device) for name, value in vars(self).items()})
+
+    def steps(self) -> Tensor:
+        """The most edits that any path of each starting row takes, `[Q]`."""
+        return (self.max_tokens + 1).sum(1)
+
+
+def _limits(hole: Hole, max_words: int | None, room: int) -> tuple[int, int, int, int]:
+    """Fewest and most words, most tokens, and whether the most is ours."""
+    if isinstance(hole.sign, Mask):
+        return 1, 1, 1, 0
+    if not isinstance(hole.sign, Blank):
+        raise ValueError(
+            f"hole {hole.index} is a stretch of lost letters · filling needs a count of words, not of letters"
+            " · write ___ or ___{1,3} in its place"
+        )
+    fewest, most = hole.sign.words
+    if most is not None:
+        return fewest, most, min(TOKENS_A_WORD * most + 4, room), 0
+    most = max(fewest, MAX_WORDS if max_words is None else max_words)
+    return fewest, most, min(TOKENS_A_WORD * most + 4, room), 1
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What stands in each hole of each row: `P = B * H` pairs, row by row."""
+
+    n_holes: int
+    n_tokens: Tensor  # [P] int64
+    n_words: Tensor  # [P] int64, owed ones included
+    n_open: Tensor  # [P] int64, signs
+    leftmost: Tensor  # [P] int64, its first element that counts, or N
+    rightmost: Tensor  # [P] int64, or -1
+    first_text: Tensor  # [P] int64, its first token, or N
+    last_token: Tensor  # [P] int64, the id of its last token, -1: none
+
+
+def tally(canvas: Canvas, classes: TokenClasses, n_holes: int, appended: Tensor | None = None) -> Tally:
+    """Count the holes of a canvas; signs of pairs in `appended [P]` bool stand elsewhere and do not count."""
+    n_pairs = canvas.n_rows * n_holes
+    mine = (canvas.hole >= 0).nonzero().squeeze(1)
+    pair = canvas.rows[mine] * n_holes + canvas.hole[mine]
+    text, sign = canvas.role[mine] == Role.TEXT, canvas.role[mine] == Role.SIGN
+    if appended is not None:
+        sign = sign & ~appended[pair]
+    counts = text | sign
+    zeros = pair.new_zeros(n_pairs)
+    leftmost = zeros.new_full((n_pairs,), canvas.n_elements).scatter_reduce(0, pair[counts], mine[counts], "amin")
+    rightmost = zeros.new_full((n_pairs,), -1).scatter_reduce(0, pair[counts], mine[counts], "amax")
+    first_text = zeros.new_full((n_pairs,), canvas.n_elements).scatter_reduce(0, pair[text], mine[text], "amin")
+    last_text = zeros.new_full((n_pairs,), -1).scatter_reduce(0, pair[text], mine[text], "amax")
+    later = text & classes.spaced[classes.of[canvas.ids[mine]]] & (mine != leftmost[pair])
+    return Tally(
+        n_holes,
+        zeros.index_add(0, pair, text.long()),
+        (rightmost >= 0).long().index_add(0, pair, later.long()),
+        zeros.index_add(0, pair, sign.long()),
+        leftmost,
+        rightmost,
+        first_text,
+        torch.where(last_text >= 0, canvas.ids[last_text.clamp(min=0)], -1),
+    )
+
+
+def allowed(canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses) -> Tensor:
+    """`Shape.allowed [S, C + 1, 4]` of the sites of a canvas.
+
+    A site whose element is not its hole's own sign appends: what it writes comes after all of the hole's text, and
+    more may always follow until the family writes its end.
+    """
+    n_holes = rules.min_words.shape[1]
+    pair = sites.row * n_holes + sites.hole
+    here = canvas.request[sites.row], sites.hole
+    element = sites.element
+    appends = (canvas.role[element] != Role.SIGN) | (canvas.hole[element] != sites.hole)  # [S]
+    appended = torch.zeros(canvas.n_rows * n_holes, dtype=torch.bool, device=pair.device)
+    appended[pair] = appends
+    count = tally(canvas, classes, n_holes, appended)
+
+    left = torch.tensor([False, False, True, True], device=pair.device)  # [4]
+    right = torch.tensor([False, True, False, True], device=pair.device)
+    n_tokens, others = count.n_tokens[pair], torch.where(appends, 0, count.n_open[pair] - 1)
+    first = torch.where(appends, n_tokens == 0, element == count.leftmost[pair])
+    last = ~appends & (element == count.rightmost[pair])
+    becomes_first = first[:, None] & (~left | appends[:, None])  # [S, 4]
+    becomes_last = last[:, None] & ~right
+    closes = (~appends & (others == 0))[:, None] & ~(left | right)
+    spaced = classes.spaced[None, :, None]  # [1, C, 1]
+    words = count.n_words[pair].clamp(min=1)[:, None, None] + (spaced & ~becomes_first[:, None, :]).long()
+    joins_left, joins_right = rules.joins_left[here], rules.joins_right[here]
+    opens_well = torch.where(
+        rules.spaced[here][:, None], classes.spaced, ~classes.spaced & (classes.begins_alnum | ~joins_left[:, None])
+    )  # [S, C]
+    ends_well = classes.ends_alnum | ~joins_right[:, None]  # [S, C]
+
+    # Room: every open place takes a token, and so does every word still missing; the one owed at the start adds none.
+    remaining = torch.where(appends[:, None], 0, others[:, None] + left.long() + right.long())  # [S, 4]
+    owes = ~appends & (count.leftmost[pair] != count.first_text[pair])
+    owes_after = torch.where(first[:, None], left & ~appends[:, None], owes[:, None])  # [S, 4]
+    missing = rules.min_words[here][:, None, None] - words
+    missing = torch.where(missing > 0, missing + owes_after[:, None, :].long(), 0)
+    missing = torch.maximum(missing, (appends[:, None] & ~ends_well).long()[:, :, None])
+    need = torch.maximum(remaining[:, None, :], missing)  # [S, C, 4]
+    may = n_tokens[:, None, None] + 1 + need <= rules.max_tokens[here][:, None, None]
+
+    may = may & classes.usable[None, :, None]
+    may = may & (opens_well[:, :, None] | ~becomes_first[:, None, :]) & (ends_well[:, :, None] | ~becomes_last[:, None])
+    may = may & ~(spaced & (joins_left & joins_right)[:, None, None])
+    may = may & (words <= rules.max_words[here][:, None, None])
+    may = may & ((words >= rules.min_words[here][:, None, None]) | ~closes[:, None, :])
+
+    tail = count.last_token[pair]
+    tail_well = classes.ends_alnum[classes.of[tail.clamp(min=0)]] | ~joins_right
+    enough = torch.where(n_tokens == 0, 0, count.n_words[pair]) >= rules.min_words[here]
+    ends = (others == 0) & enough & (tail_well | (n_tokens == 0))  # [S]
+    return _force(may, ends, n_tokens, rules, here, classes)
+
+
+def _force(
+    may: Tensor, ends: Tensor, n_tokens: Tensor, rules: Rules, here: tuple[Tensor, Tensor], classes: TokenClasses
+) -> Tensor:
+    """Where a hole's tokens are told, only the next of them may come, and its end only behind them."""
+    n_forced = rules.n_forced[here]
+    told = n_forced >= 0
+    longest = rules.forced.shape[2]
+    upcoming = rules.forced[here].gather(1, n_tokens.clamp(max=longest - 1)[:, None])  # [S, 1]
+    upcoming = torch.where((n_tokens < n_forced)[:, None], upcoming, -2)
+    match = classes.token[None, :] == upcoming  # [S, C]
+    may = torch.where(told[:, None, None], match[:, :, None], may)
+    ends = torch.where(told, n_tokens == n_forced, ends)
+    closing = torch.zeros_like(may[:, :1])
+    closing[:, 0, 0] = ends
+    return torch.cat([may, closing], 1)
+
+
+def hit_limit(canvas: Canvas, rules: Rules, classes: TokenClasses) -> Tensor:
+    """Whether a limit of ours was reached in a row, `[B]` bool: more could not have been written."""
+    n_holes = rules.min_words.shape[1]
+    signs = torch.ones(canvas.n_rows * n_holes, dtype=torch.bool, device=canvas.ids.device)
+    count = tally(canvas, classes, n_holes, signs)
+    words, tokens = count.n_words.view(-1, n_holes), count.n_tokens.view(-1, n_holes)
+    here = canvas.request
+    full = (words >= rules.max_words[here]) & rules.free[here]
+    long = (tokens >= rules.max_tokens[here]) & (rules.max_tokens[here] > 1)
+    return ((full | long) & (rules.n_forced[here] < 0)).any(1)

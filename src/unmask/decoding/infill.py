@@ -1,0 +1,394 @@
+"""The one decoding loop: any number of requests, any family, any policy; greedy, sampling and beam."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from unmask.canvas import Canvas, concat
+from unmask.decoding import beam
+from unmask.decoding.beam import Hypotheses
+from unmask.decoding.constraints import Rules, TokenClasses, allowed, hit_limit
+from unmask.decoding.policies import POLICIES, Policy, Progress, best_sites, places
+from unmask.model import Model
+from unmask.noise import Noise
+from unmask.objectives import Proposal, Shape
+from unmask.results import Status
+
+CHUNK = 16_384  # elements a forward pass
+CROWD = 512  # rows that are open at once; requests beyond wait
+SHORTLIST = 64  # alternatives a family is asked for when sampling from all it offers
+DRAWS = 4  # samples for each that is asked for, at most, until they are distinct
+MOST_SAMPLES = 1_000_000  # of one request: groups are numbered by request and sample
+
+
+@dataclass(frozen=True)
+class Search:
+    """How to decode."""
+
+    policy: str = "confident"
+    n: int = 1  # distinct fills a request
+    beam: int = 1  # open rows a request
+    temperature: float = 0.0  # above 0: sampling
+    top_p: float | None = None
+    top_k: int | None = None
+    steps: int | None = None  # most forward passes a row
+    seed: int = 0
+    timeout: float | None = None  # seconds
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise ValueError(f"no policy {self.policy!r} · policies: {', '.join(POLICIES)}")
+        for name, least in (("n", 1), ("beam", 1), ("steps", 1), ("top_k", 1), ("temperature", 0)):
+            value = getattr(self, name)
+            if value is not None and not least <= value < float("inf"):
+                raise ValueError(f"{name} is {value} · it cannot be less than {least} or endless · change it")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p} · it is a share of the probability · take one above 0, at most 1")
+        if self.timeout is not None and not self.timeout > 0:
+            raise ValueError(f"timeout is {self.timeout} · it is a number of seconds above 0 · change it")
+        if self.beam > 1 and (self.sampling or self.rule.several):
+            raise ValueError(
+                f"a beam of {self.beam} · it follows one edit at a time and draws nothing"
+                " · leave out beam, or temperature and a policy that takes several places at once"
+            )
+
+    @property
+    def rule(self) -> Policy:
+        """The policy itself."""
+        return POLICIES[self.policy]
+
+    @property
+    def at_once(self) -> bool:
+        """Whether all that the policy takes is written in one go; otherwise each alternative is a row of its own."""
+        return self.sampling or self.rule.several or (self.steps is not None and self.beam == 1 and not self.rule.all)
+
+    @property
+    def sampling(self) -> bool:
+        """Whether anything is drawn: each fill is a row of its own then."""
+        return self.temperature > 0 or not self.rule.deterministic
+
+
+@dataclass(frozen=True)
+class Request:
+    """One text to fill, as the rows its search starts from."""
+
+    starts: Canvas  # [R] rows, opened; `request` says which row of the rules holds for each
+    score: Tensor  # [R] float64, what is known of each start
+    merged: Tensor  # [R] bool, several orders led to it
+    key: int  # names its randomness: the same text draws the same, whatever its company
+    identity: Callable[[Canvas, int], Hashable]  # what makes two finished rows the same answer
+    apart: bool = False  # starts do not compete: each has a beam of its own, and each must finish
+
+
+@dataclass
+class Finished:
+    """A row that is done, or the best there was when a limit was hit."""
+
+    canvas: Canvas  # one row
+    score: float
+    merged: bool
+    status: Status
+    complete: bool  # nothing is open in it
+    start: int  # the row of the rules it began from
+    shares: dict[int, float] = field(default_factory=dict)  # score by start, where several starts led to this answer
+
+
+@dataclass
+class State:
+    """What is known of a request while it runs."""
+
+    request: Request
+    n_drawn: int = 0
+    done: dict[Hashable, Finished] = field(default_factory=dict)
+    over: bool = False
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What the loop yields after every forward pass of all open rows."""
+
+    open: Hypotheses | None  # the rows still open; None at the end
+    finished: dict[int, list[Finished]]  # requests that ended in this step, best first
+    passes: int
+
+
+def infill(
+    model: Model, requests: Sequence[Request], rules: Rules, classes: TokenClasses, search: Search
+) -> Iterator[Moment]:
+    """Fill every request; the last moment has none open, and each request has appeared among the finished once.
+
+    Rows join as others leave. A request that no text can fill within its limits appears with an empty list.
+
+    Args:
+        model: In evaluation mode.
+        requests: What to fill.
+        rules: One row for each start, on the model's device.
+        classes: On the model's device.
+        search: How.
+    """
+    loop = _Loop(model, requests, rules, classes, search)
+    while loop.waiting or loop.open is not None:
+        with torch.inference_mode():
+            moment = loop.step()
+        yield moment
+
+
+class _Loop:
+    def __init__(
+        self, model: Model, requests: Sequence[Request], rules: Rules, classes: TokenClasses, search: Search
+    ) -> None:
+        self.model, self.rules, self.classes, self.search = model, rules, classes, search
+        self.states = [State(request) for request in requests]
+        self.waiting = list(range(len(requests)))
+        self.open: Hypotheses | None = None
+        self.passes = 0
+        self.deadline = None if search.timeout is None else time.monotonic() + search.timeout
+        keys = [request.key for request in requests]
+        self.keys = torch.tensor(keys, dtype=torch.int64, device=model.device)
+
+    def step(self) -> Moment:
+        """Let rows join, read them all once, write, and let rows leave."""
+        rows = self._admit()
+        if not rows.n_rows:
+            return self._leave(rows)
+        parts: list[Hypotheses] = []
+        for some in chunks(rows.canvas.lengths, CHUNK):
+            parts.append(self._expand(rows if some.numel() == rows.n_rows else rows.take(some)))
+        self.passes += 1
+        grown = beam.join(parts)
+        grown = self._without_closed(grown if self.search.sampling else beam.merge(grown))
+        kept = beam.top_of(grown.score, grown.group, self.search.beam).sort().values
+        return self._leave(grown.take(kept))
+
+    def _without_closed(self, rows: Hypotheses) -> Hypotheses:
+        """The rows that are still open; finished ones are set aside."""
+        closed = torch.ones(rows.n_rows, dtype=torch.bool, device=rows.score.device)
+        closed[self.model.objective.sites(rows.canvas).row] = False
+        self._set_aside(rows.take(closed), "finished")
+        return rows.take(~closed)
+
+    def _admit(self) -> Hypotheses:
+        """The open rows; requests that wait become some while there is room."""
+        joining: list[Hypotheses] = [] if self.open is None else [self.open]
+        crowd = 0 if self.open is None else self.open.n_rows
+        while self.waiting and (crowd < CROWD or not joining):
+            number = self.waiting.pop(0)
+            joining.append(self._start(number, self.search.n if self.search.sampling else 1))
+            crowd += max(joining[-1].n_rows, self.search.beam)
+        return beam.join(joining)
+
+    def _start(self, number: int, n_samples: int) -> Hypotheses:
+        """Fresh rows of a request: its starts, or as many samples, each with a start drawn or given."""
+        state, device = self.states[number], self.model.device
+        request = state.request
+        n_starts = request.starts.n_rows
+        if self.search.sampling:
+            n_samples = max(n_samples, n_starts) if request.apart else n_samples
+            samples = torch.arange(state.n_drawn, state.n_drawn + n_samples, device=device)
+            state.n_drawn += n_samples
+            rows = samples % n_starts if request.apart else self._drawn_starts(request, samples)
+        else:
+            rows = torch.arange(n_starts, device=device)
+            samples = rows if request.apart else torch.zeros_like(rows)
+        score, merged = request.score.to(device)[rows], request.merged.to(device)[rows]
+        canvas = request.starts.take(rows)
+        group = number * MOST_SAMPLES + samples
+        return self._without_closed(Hypotheses(canvas, score, merged, group, torch.zeros_like(rows)))
+
+    def _drawn_starts(self, request: Request, samples: Tensor) -> Tensor:
+        noise = Noise(self.search.seed, samples * 7919 + request.key).rows("start")
+        mass = request.score.to(samples.device).softmax(0).cumsum(0)
+        return torch.searchsorted(mass, noise).clamp(max=mass.numel() - 1)
+
+    def _expand(self, rows: Hypotheses) -> Hypotheses:
+        """Read rows once and write what the policy chooses: the best children of each group."""
+        objective, search = self.model.objective, self.search
+        sites = objective.sites(rows.canvas)
+        may = allowed(rows.canvas, sites, self.rules, self.classes)
+        draws = self.search.temperature > 0
+        n = SHORTLIST if draws and search.top_k is None else (1 if search.sampling else 2 * search.beam)
+        shape = Shape(self.classes.of, may, search.temperature, search.top_p, search.top_k)
+        noise = self._noise(rows) if search.sampling else None
+        prediction = self.model.predict(rows.canvas)
+        proposal = objective.propose(prediction, rows.canvas, n, shape, noise if draws else None)
+        chosen = search.rule.choose(proposal, Progress(rows.n_rows, self._quota(rows, proposal)), noise)
+        total, alive = self._totals(rows, proposal, chosen)
+        if search.at_once:
+            chosen = self._one_a_hole(proposal, chosen & alive[proposal.sites.row])
+            site = chosen.nonzero().squeeze(1)
+            return self._write(rows, proposal, site, proposal.score[site].argmax(1), forks=False)
+        total = torch.where(alive[proposal.sites.row][:, None], total, -torch.inf)
+        site, pick = beam.grow(total, proposal, rows.group, 4 * search.beam)
+        return self._write(rows, proposal, site, pick, forks=True)
+
+    def _one_a_hole(self, proposal: Proposal, chosen: Tensor) -> Tensor:
+        """Of the chosen sites the surest of each hole: two at once could together break its limits."""
+        n_holes = self.rules.min_words.shape[1]
+        pair = proposal.sites.row * n_holes + proposal.sites.hole
+        value = torch.where(chosen, proposal.confidence, -torch.inf)
+        return chosen & best_sites(value, pair, int(pair.max()) + 1 if pair.numel() else 0)
+
+    def _totals(self, rows: Hypotheses, proposal: Proposal, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """What each alternative would come to `[S, A]`, and which rows have no dead end `[B]`."""
+        row = proposal.sites.row
+        total = rows.score[row][:, None] + proposal.log_prob.double()
+        if self.search.rule.charges_place:
+            total = total + places(proposal, rows.n_rows).double()[:, None]
+        open_ways = chosen[:, None] & (proposal.score > -torch.inf)
+        dead = (proposal.score == -torch.inf).all(1)
+        alive = torch.ones(rows.n_rows, dtype=torch.bool, device=row.device)
+        alive[row[dead]] = False
+        return torch.where(open_ways, total, -torch.inf), alive
+
+    def _write(self, rows: Hypotheses, proposal: Proposal, site: Tensor, pick: Tensor, forks: bool) -> Hypotheses:
+        """Make the chosen edits: each in a child of its own, or all of a row in one."""
+        parent = proposal.sites.row[site]
+        if forks:
+            child = torch.arange(site.numel(), device=site.device)
+        else:
+            parent, child = parent.unique_consecutive(return_inverse=True)
+        children = rows.take(parent)
+        cost = proposal.log_prob[site, pick].double()
+        if self.search.rule.charges_place:
+            cost = cost + places(proposal, rows.n_rows).double()[site]
+        chosen = beam.forked(proposal, rows.canvas, children.canvas, parent, site, pick, child)
+        every = torch.arange(site.numel(), device=site.device)
+        edits = self.model.objective.edits(chosen, children.canvas, every, torch.zeros_like(every), self.passes + 1)
+        score = children.score.index_add(0, child, cost)
+        age = children.age + 1
+        return replace(children, canvas=children.canvas.apply(edits), score=score, age=age)
+
+    def _noise(self, rows: Hypotheses) -> Noise:
+        """Keyed by the request's own name, the sample and the row's age: company changes nothing."""
+        number, sample = rows.group // MOST_SAMPLES, rows.group % MOST_SAMPLES
+        return Noise(self.search.seed, self.keys[number] + sample * 1_000_003 + rows.age * 7_368_787)
+
+    def _quota(self, rows: Hypotheses, proposal: Proposal) -> Tensor | None:
+        """How many sites a row takes now so that what is open now is closed by the last step."""
+        if self.search.steps is None or self.search.beam > 1:
+            return None
+        n_open = torch.bincount(proposal.sites.row, minlength=rows.n_rows)
+        left = (self.search.steps - rows.age).clamp(min=1)
+        return (n_open + left - 1) // left
+
+    def _set_aside(self, rows: Hypotheses, status: Status) -> None:
+        """Keep finished rows; those that say the same are one answer."""
+        if not rows.n_rows:
+            return
+        capped = hit_limit(rows.canvas, self.rules, self.classes).tolist()
+        facts = zip(
+            (rows.group // MOST_SAMPLES).tolist(), rows.score.tolist(), rows.merged.tolist(),
+            rows.canvas.request.tolist(), capped, strict=True,
+        )  # fmt: skip
+        for row, (number, score, merged, start, full) in enumerate(facts):
+            state = self.states[number]
+            name = state.request.identity(rows.canvas, row)
+            one = rows.canvas.take(torch.tensor([row], device=rows.score.device))
+            ended: Status = "capped" if full and status == "finished" else status
+            known = state.done.get(name)
+            if known is None:
+                state.done[name] = Finished(one, score, merged, ended, status == "finished", start, {start: score})
+            elif self.search.sampling:
+                known.score = max(known.score, score)
+            else:
+                known.shares[start] = _log_add(known.shares.get(start, -torch.inf), score)
+                known.score, known.merged = _log_add(known.score, score), True
+
+    def _leave(self, grown: Hypotheses) -> Moment:
+        """Requests that are done leave with all their rows; others go on, or draw again."""
+        numbers = grown.group // MOST_SAMPLES
+        late = self.deadline is not None and time.monotonic() > self.deadline
+        spent = torch.zeros_like(numbers, dtype=torch.bool)
+        if self.search.steps is not None:
+            spent = grown.age >= self.search.steps
+        if late or bool(spent.any()):
+            self._give_up(grown.take(spent | late), "timeout" if late else "capped")
+            grown = grown.take(~(spent | late))
+            numbers = grown.group // MOST_SAMPLES
+        grown = self._without_beaten(grown)
+        numbers = grown.group // MOST_SAMPLES
+        open_scores: dict[int, float] = {}
+        for number, score in zip(numbers.tolist(), grown.score.tolist(), strict=True):
+            open_scores[number] = max(score, open_scores.get(number, -torch.inf))
+        active = {i for i, state in enumerate(self.states) if not state.over} - (set() if late else set(self.waiting))
+        if late:
+            for number in self.waiting:
+                self._give_up(self._start(number, 1), "timeout")
+            self.waiting.clear()
+        ended = {i: self._ranked(i) for i in sorted(active) if late or self._is_done(i, open_scores.get(i))}
+        for number in ended:
+            self.states[number].over = True
+        stay = torch.tensor([number not in ended for number in numbers.tolist()], dtype=torch.bool)
+        grown = grown.take(stay.to(grown.score.device))
+        again = [i for i in sorted(active) if i not in ended and i not in open_scores]  # samples that fell together
+        fresh = [self._start(i, self.search.n - len(self.states[i].done)) for i in again]
+        parts = ([grown] if grown.n_rows else []) + fresh
+        self.open = beam.join(parts) if parts else None
+        return Moment(self.open, ended, self.passes)
+
+    def _without_beaten(self, rows: Hypotheses) -> Hypotheses:
+        """Where starts do not compete: without rows that enough finished ones from the same start have passed."""
+        apart = {i for i, state in enumerate(self.states) if state.request.apart and not state.over}
+        if not apart or self.search.sampling:
+            return rows
+        keep = []
+        facts = (rows.group // MOST_SAMPLES).tolist(), rows.canvas.request.tolist(), rows.score.tolist()
+        for number, start, score in zip(*facts, strict=True):
+            done = self.states[number].done.values() if number in apart else ()
+            passed = sum(one.shares.get(start, -torch.inf) >= score for one in done)
+            keep.append(passed < self.search.n)
+        return rows.take(torch.tensor(keep, dtype=torch.bool, device=rows.score.device))
+
+    def _is_done(self, number: int, best_open: float | None) -> bool:
+        state, n = self.states[number], self.search.n
+        if best_open is None:
+            drawn_out = not self.search.sampling or len(state.done) >= n or state.n_drawn >= DRAWS * n + DRAWS
+            return drawn_out
+        if self.search.sampling or state.request.apart:
+            return False
+        scores = sorted((done.score for done in state.done.values()), reverse=True)
+        return len(scores) >= n and scores[n - 1] >= best_open
+
+    def _give_up(self, rows: Hypotheses, status: Status) -> None:
+        """Open rows at a limit: they count, marked so, for requests that have not enough finished ones."""
+        numbers = (rows.group // MOST_SAMPLES).tolist()
+        needy = [len(self.states[number].done) < self.search.n for number in numbers]
+        kept = rows.take(torch.tensor(needy, dtype=torch.bool, device=rows.score.device))
+        self._set_aside(kept, status)
+
+    def _ranked(self, number: int) -> list[Finished]:
+        """Best first; whatever is unfinished comes behind."""
+        done = self.states[number].done.values()
+        return sorted(done, key=lambda one: (not one.complete, -one.score))
+
+
+def chunks(lengths: Tensor, most: int) -> Iterator[Tensor]:
+    """Rows that go through the model together, `most` elements at a time."""
+    part = (lengths.cumsum(0) - lengths) // most
+    for number in part.unique():
+        yield (part == number).nonzero().squeeze(1)
+
+
+def run(
+    model: Model, requests: Sequence[Request], rules: Rules, classes: TokenClasses, search: Search
+) -> list[list[Finished]]:
+    """All requests to their end: for each, what was found, best first."""
+    found: dict[int, list[Finished]] = {}
+    for moment in infill(model, requests, rules, classes, search):
+        found |= moment.finished
+    return [found[number] for number in range(len(requests))]
+
+
+def stack(canvases: Sequence[Canvas]) -> Canvas:
+    """One-row canvases in one; row *i* asks for row *i* of the rules."""
+    canvas = concat(canvases)
+    return replace(canvas, request=torch.arange(canvas.n_rows, device=canvas.ids.device))
+
+
+def _log_add(a: float, b: float) -> float:
+    return float(torch.logaddexp(torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)))

@@ -1,0 +1,228 @@
+"""From texts with holes to the rows a search starts from: limits, candidates, and fills that may be empty."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from unmask.canvas import Canvas, Role, concat
+from unmask.decoding import emptiness
+from unmask.decoding.constraints import Rules, TokenClasses
+from unmask.decoding.infill import Request, stack
+from unmask.decoding.replay import MOST_SUMMED, Told, replay, signs_for
+from unmask.holes import Blank, Hole, Mask
+from unmask.model import Model
+from unmask.objectives import OBJECTIVES
+from unmask.tokenizer import Reading, Tokenizer
+
+MOST_STARTS = 4096  # combinations of candidates and empty fills of one text
+
+
+@dataclass(frozen=True)
+class Start:
+    """One way to begin: a candidate for each hole that has some, and the holes that stay empty."""
+
+    choice: dict[int, int]  # hole to number of the candidate
+    forced: dict[int, list[int]]  # hole to tokens
+    empty: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Requests ready for the loop, and what is needed to read its answers."""
+
+    requests: list[Request]
+    rules: Rules
+    classes: TokenClasses
+    starts: list[Start]  # of all requests, as the rules number them
+    score: Tensor  # [Q] float64, of each start
+    summed: list[bool]  # of each request: its candidates were summed over all orders, and it has no other holes
+    estimated: list[bool]  # of each request: an empty fill's likelihood was inferred
+
+
+def open_all(model: Model, tokenizer: Tokenizer, readings: Sequence[Reading], max_words: int | None = None) -> Opened:
+    """Everything before the first step.
+
+    Raises:
+        ValueError: when the model cannot fill a hole of that kind, or a text is too long for it.
+    """
+    device = model.device
+    plans = [_starts(model, tokenizer, reading) for reading in readings]
+    counts = [len(plan) for plan in plans]
+    rows = [_rows(model, reading, plan) for reading, plan in zip(readings, plans, strict=True)]
+    starts = [start for plan in plans for start in plan]
+    canvas = concat([row.to(device) for row in rows]) if rows else Canvas.from_rows([])
+    canvas = replace(canvas, request=torch.arange(canvas.n_rows, device=device))
+    appends = _appends(model, canvas)
+    score = torch.zeros(len(starts), dtype=torch.float64, device=device)
+    merged = torch.zeros(len(starts), dtype=torch.bool, device=device)
+    holes = [reading.holes for reading, n in zip(readings, counts, strict=True) for _ in range(n)]
+    if not appends:
+        score = score + _emptiness(model, canvas, starts, holes)
+        canvas = emptiness.without_holes(canvas, [start.empty for start in starts])
+        if any(start.forced for start in starts):
+            written = replay(model, canvas, [Told.of(start.forced) for start in starts])
+            canvas, score, merged = written.canvas, score + written.score, written.merged
+            canvas = replace(canvas, request=torch.arange(canvas.n_rows, device=device))
+    room = [_room(model, row, start, hole) for row, start, hole in zip(_lengths(rows), starts, holes, strict=True)]
+    rules = Rules.build(holes, max_words, [start.forced for start in starts], room).to(device)
+    classes = _classes(model, tokenizer, starts).to(device)
+    requests, first = [], 0
+    for reading, plan in zip(readings, plans, strict=True):
+        mine = torch.arange(first, first + len(plan), device=device)
+        has_candidates = any(start.forced for start in plan)
+        requests.append(
+            Request(canvas.take(mine), score[mine], merged[mine], _key(reading), _Identity(tokenizer, reading),
+                    apart=appends and has_candidates)
+        )  # fmt: skip
+        first += len(plan)
+    summed = [_is_summed(reading, plan) for reading, plan in zip(readings, plans, strict=True)]
+    estimated = [not appends and any(start.empty for start in plan) for plan in plans]
+    return Opened(requests, rules, classes, starts, score, summed, estimated)
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """Rows that write the same into the same holes are one answer."""
+
+    tokenizer: Tokenizer
+    reading: Reading
+
+    def __call__(self, canvas: Canvas, row: int) -> Hashable:
+        return self.tokenizer.write(canvas, row, self.reading, signs=True).spans
+
+
+def kind_of_hole(hole: Hole) -> str:
+    """The kind of a hole, as objectives name them."""
+    if isinstance(hole.sign, Blank):
+        return "candidates" if hole.sign.candidates else "blank"
+    return "mask" if isinstance(hole.sign, Mask) else "lost"
+
+
+def _check(model: Model, hole: Hole) -> None:
+    kind, objective = kind_of_hole(hole), model.objective
+    if kind in objective.holes:
+        return
+    if kind == "lost":
+        raise ValueError(
+            f"hole {hole.index} counts lost letters · no model here fills by letters · write ___ or ___{{1,3}} instead"
+        )
+    able = [name for name, family in OBJECTIVES.items() if kind in family.holes]
+    raise ValueError(
+        f"hole {hole.index} is a {kind} · a {objective.name} model fills {', '.join(sorted(objective.holes))}"
+        f" · use a model of {' or '.join(able)}, or write another kind of hole"
+    )
+
+
+def _starts(model: Model, tokenizer: Tokenizer, reading: Reading) -> list[Start]:
+    """Every combination of candidates and empty fills of one text."""
+    options: list[list[tuple[int, int | None, list[int]]]] = []  # (hole, candidate or -1 for empty or None, tokens)
+    appends = _appends_at_all(model, reading)
+    for hole in reading.holes:
+        _check(model, hole)
+        if isinstance(hole.sign, Blank) and hole.sign.candidates:
+            ids = [tokenizer.candidate_ids(hole, text) for text in hole.sign.candidates]
+            options.append([(hole.index, i, tokens) for i, tokens in enumerate(ids)])
+        elif isinstance(hole.sign, Blank) and hole.sign.words[0] == 0 and not appends:
+            options.append([(hole.index, None, []), (hole.index, -1, [])])
+    n = math.prod(len(some) for some in options)
+    if n > MOST_STARTS:
+        raise ValueError(
+            f"{n} combinations of candidates and empty fills · each is a row of its own, at most {MOST_STARTS}"
+            " · give fewer candidates, or fill some holes first"
+        )
+    starts = []
+    for combination in itertools.product(*options):
+        chosen = [(hole, which, tokens) for hole, which, tokens in combination if which is not None]
+        starts.append(
+            Start(
+                {hole: which for hole, which, _ in chosen if which >= 0},
+                {hole: tokens for hole, which, tokens in chosen if which >= 0},
+                frozenset(hole for hole, which, _ in chosen if which < 0),
+            )
+        )
+    return starts
+
+
+def _rows(model: Model, reading: Reading, starts: Sequence[Start]) -> Canvas:
+    """A row for each start, in the family's dialect; one that is told lengths has a sign for each told token."""
+    holes: Sequence[Hole] = reading.holes
+    told_lengths = "blank" not in model.objective.holes
+    if not told_lengths:
+        opened = model.objective.open(reading.canvas, holes)
+        return opened.take(torch.zeros(len(starts), dtype=torch.int64))
+    holes = [replace(hole, sign=Mask()) if kind_of_hole(hole) == "candidates" else hole for hole in holes]
+    grown = [signs_for(reading.canvas, {h: len(ids) for h, ids in start.forced.items()}) for start in starts]
+    return model.objective.open(stack(grown), holes)
+
+
+def _appends(model: Model, canvas: Canvas) -> bool:
+    """Whether the family writes behind its rows rather than in the place of its signs."""
+    sites = model.objective.sites(canvas)
+    return bool((canvas.role[sites.element] != Role.SIGN).any())
+
+
+def _appends_at_all(model: Model, reading: Reading) -> bool:
+    if "blank" not in model.objective.holes or not reading.holes:
+        return False
+    return _appends(model, model.objective.open(reading.canvas, reading.holes))
+
+
+def _emptiness(model: Model, canvas: Canvas, starts: Sequence[Start], holes: Sequence[Sequence[Hole]]) -> Tensor:
+    """What is known of each start from which of its holes stay empty, `[Q]`."""
+    score = torch.zeros(len(starts), dtype=torch.float64, device=canvas.ids.device)
+    pairs = [
+        (row, hole.index)
+        for row, some in enumerate(holes)
+        for hole in some
+        if isinstance(hole.sign, Blank) and hole.sign.words[0] == 0 and not hole.sign.candidates
+    ]
+    if not pairs:
+        return score
+    rows = torch.tensor([row for row, _ in pairs], device=score.device)
+    empty = emptiness.log_empty(model, canvas.take(rows), [hole for _, hole in pairs])
+    stays = torch.tensor([hole in starts[row].empty for row, hole in pairs], device=score.device)
+    filled = (-empty.exp()).log1p()
+    return score.index_add(0, rows, torch.where(stays, empty, filled))
+
+
+def _room(model: Model, length: int, start: Start, holes: Sequence[Hole]) -> int:
+    """How many tokens each blank of a row may have so that the row stays within the model's context."""
+    most = model.config.backbone.max_length
+    free = [hole for hole in holes if kind_of_hole(hole) == "blank" and hole.index not in start.empty]
+    left = most - length - len(holes) - sum(len(tokens) for tokens in start.forced.values())
+    need = sum(max(1, hole.sign.words[0]) for hole in free if isinstance(hole.sign, Blank))
+    if left < need:
+        raise ValueError(
+            f"the text needs {length + len(holes) + need} places · the model reads {most} at a time · shorten it"
+        )
+    fewest = max([0, *(hole.sign.words[0] for hole in free if isinstance(hole.sign, Blank))])
+    return max(left // max(len(free), 1), fewest)
+
+
+def _lengths(rows: Sequence[Canvas]) -> list[int]:
+    return [length for row in rows for length in row.lengths.tolist()]
+
+
+def _classes(model: Model, tokenizer: Tokenizer, starts: Sequence[Start]) -> TokenClasses:
+    """Classes of the tokens; told ones have their own."""
+    told = sorted({token for start in starts for tokens in start.forced.values() for token in tokens})
+    table = tokenizer.table.resized(model.config.backbone.vocab_size)
+    return TokenClasses.build(table, told)
+
+
+def _is_summed(reading: Reading, starts: Sequence[Start]) -> bool:
+    every = all(kind_of_hole(hole) == "candidates" for hole in reading.holes)
+    return every and all(sum(map(len, start.forced.values())) <= MOST_SUMMED for start in starts)
+
+
+def _key(reading: Reading) -> int:
+    """A number from the text itself."""
+    said = repr((reading.canvas.ids.tolist(), reading.canvas.hole.tolist())).encode()
+    return int.from_bytes(hashlib.blake2b(said, digest_size=8).digest(), "little", signed=True)

@@ -1,0 +1,393 @@
+"""A language model that fills: tokenizer and model together, and the verbs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+
+from unmask.canvas import Canvas, Role
+from unmask.decoding.infill import Finished, Moment, Search, infill, run
+from unmask.decoding.kinds import given_of, kind_of
+from unmask.decoding.opening import Opened, Start, open_all
+from unmask.decoding.policies import POLICIES
+from unmask.decoding.score import ORDERS, score
+from unmask.folder import CARD, read_model, write_model
+from unmask.holes import Blank, Sign
+from unmask.model import Model
+from unmask.results import Fill as Fill
+from unmask.results import HoleFill as HoleFill
+from unmask.results import Score as Score
+from unmask.results import Step as Step
+from unmask.tokenizer import Reading, Tokenizer
+
+WEIGHTS = Path(__file__).parent / "weights"  # the default model
+BEAM = 8  # open rows, at least, unless told
+MAX_WORDS = 60  # of `generate`, unless told
+LENGTHS = (1, 2, 3, 4)  # words that a free blank gets with `by_length`
+
+Pieces = Sequence[str | Sign]
+
+
+def load(name: str | Path | None = None, device: str | None = None, dtype: str = "auto") -> LanguageModel:
+    """Load a model: the default, a folder, or `"org/name"` on the Hub.
+
+    Args:
+        name: Which; None: the default model that comes with the package.
+        device: `"cpu"`, `"cuda"`, ...; None: a GPU where there is one.
+        dtype: `"auto"`, `"float32"`, `"bfloat16"` or `"float64"`.
+
+    Raises:
+        ValueError: when there is no such model, or it cannot be read.
+    """
+    return LanguageModel.from_pretrained(name, device=device, dtype=dtype)
+
+
+class LanguageModel:
+    """Tokenizer and model in one.
+
+    Example:
+        >>> import unmask
+        >>> lm = unmask.load()
+        >>> lm.fill("The ___ sat on the ___.", n=5)[0].text  # doctest: +SKIP
+    """
+
+    def __init__(self, model: Model, tokenizer: Tokenizer, card: str | None = None) -> None:
+        """Join a model and its tokenizer; `card` is the text that travels with them."""
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.card = card
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path | None = None, *, device: str | None = None, dtype: str = "auto"
+    ) -> LanguageModel:
+        """Read a model folder, one of the Hub, or the default; see `load`."""
+        folder = _find(name)
+        kinds = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+        if dtype not in kinds:
+            raise ValueError(f"no dtype {dtype!r} · dtypes: {', '.join(kinds)}")
+        model, tokenizer = read_model(folder, kinds[dtype])
+        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        card = folder / CARD
+        return cls(model.to(where), tokenizer, card.read_text(encoding="utf-8") if card.exists() else None)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write it into a folder, from which `load` reads it."""
+        card = self.card or f"# A {self.model.objective.name} model\n\nMade with unmask.\n"
+        return write_model(folder, self.model, self.tokenizer, card)
+
+    def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:
+        """Write it to the Hub as `"org/name"`; returns its address."""
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        address = api.create_repo(name, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            api.upload_folder(repo_id=name, folder_path=self.save_pretrained(folder))
+        return str(address)
+
+    def fill(
+        self,
+        text: str | Sequence[Any],
+        n: int = 1,
+        *,
+        policy: str | None = None,
+        steps: int | None = None,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        beam: int | None = None,
+        max_words: int | None = None,
+        seed: int = 0,
+        timeout: float | None = None,
+        blank: str | None = None,
+        marks: str | None = None,
+        by_length: bool = False,
+    ) -> list[Any]:
+        """Fill the holes of a text: the `n` likeliest distinct fills, best first.
+
+        Args:
+            text: A text, or its pieces (`["The ", Blank(words=(1, 2)), " sat."]`), or a list of texts or of lists of
+                pieces, which gives a list of lists. A list of strings alone is a list of texts.
+            n: How many fills; fewer come back where there are fewer.
+            policy: Which hole is written next; None: `confident`.
+            steps: Most forward passes; several places are written at once where fewer would not do.
+            temperature: Above 0: fills are drawn rather than searched for.
+            top_p: Draw only from the likeliest words with this share of the probability.
+            top_k: Draw only from this many words.
+            beam: Rows followed at once; None: 8, or twice `n`.
+            max_words: Most words of a blank without bounds of its own; None: 8.
+            seed: For all that is drawn.
+            timeout: Seconds; what is best then comes back, marked so.
+            blank: Another sign for blanks.
+            marks: `"leiden"` for epigraphers' signs.
+            by_length: A list of fills for each number of words, 1 to 4, of the blanks without bounds.
+
+        Raises:
+            ValueError: when the text cannot be read, or not filled by this model within its limits.
+        """
+        many = _are_many(text)
+        texts: list[str | Pieces] = list(text) if many else [text]
+        readings = [self.tokenizer.read(one, blank=blank, marks=marks) for one in texts]
+        search = _search(policy, n, beam, steps, temperature, top_p, top_k, seed, timeout)
+        found: list[Any]
+        if by_length:
+            asked = [_of_length(reading, words) for reading in readings for words in LENGTHS]
+            flat = self._fill([self.tokenizer.read(one) for one in asked], search, max_words)
+            found = [flat[i : i + len(LENGTHS)] for i in range(0, len(flat), len(LENGTHS))]
+        else:
+            found = self._fill(readings, search, max_words)
+        return found if many else found[0]
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        max_words: int = MAX_WORDS,
+        n: int = 1,
+        *,
+        policy: str | None = None,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        beam: int | None = None,
+        seed: int = 0,
+        timeout: float | None = None,
+    ) -> list[Any]:
+        """Go on from a prompt, which stays as it is; a list of prompts gives a list of lists.
+
+        Args:
+            prompt: Taken as it is; hole signs in it are text.
+            max_words: Most words that follow.
+            n: How many texts.
+            policy: As in `fill`.
+            temperature: As in `fill`.
+            top_p: As in `fill`.
+            top_k: As in `fill`.
+            beam: As in `fill`; None: greedy, or as many rows as texts.
+            seed: As in `fill`.
+            timeout: As in `fill`.
+
+        Raises:
+            ValueError: when the prompt is too long, or the model cannot go on from it.
+        """
+        many = not isinstance(prompt, str)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        readings = [self.tokenizer.read([_spaced(one), Blank()]) for one in prompts]
+        search = _search(policy, n, beam or n, None, temperature, top_p, top_k, seed, timeout)
+        found = self._fill(readings, search, max_words)
+        return found if many else found[0]
+
+    def watch(
+        self,
+        text: str | Pieces,
+        *,
+        policy: str | None = None,
+        steps: int | None = None,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        beam: int | None = None,
+        max_words: int | None = None,
+        seed: int = 0,
+        timeout: float | None = None,
+        blank: str | None = None,
+        marks: str | None = None,
+    ) -> Iterator[Step]:
+        """Every step of filling one text; `___` stands for what is still open. Arguments as in `fill`."""
+        reading = self.tokenizer.read(text, blank=blank, marks=marks)
+        search = _search(policy, 1, beam or 1, steps, temperature, top_p, top_k, seed, timeout)
+        opened = open_all(self.model, self.tokenizer, [reading], max_words)
+        yield Step(self.tokenizer.write(reading.canvas, 0, reading, signs=True).text, (), (), 0)
+        for moment in infill(self.model, opened.requests, opened.rules, opened.classes, search):
+            if 0 in moment.finished:
+                best = _some(moment.finished[0])
+                yield self._step(best.canvas, 0, reading, moment)
+            elif moment.open is not None:
+                yield self._step(moment.open.canvas, int(moment.open.score.argmax()), reading, moment)
+
+    @overload
+    def score(self, text: str, *, method: str | None = None, orders: int = ORDERS, seed: int = 0) -> Score: ...
+    @overload
+    def score(
+        self, text: list[str] | tuple[str, ...], *, method: str | None = None, orders: int = ORDERS, seed: int = 0
+    ) -> list[Score]: ...
+    def score(
+        self,
+        text: str | list[str] | tuple[str, ...],
+        *,
+        method: str | None = None,
+        orders: int = ORDERS,
+        seed: int = 0,
+    ) -> Score | list[Score]:
+        """How likely a text is, taken as it is; a list of texts gives a list.
+
+        Args:
+            text: The text; hole signs in it are text.
+            method: One of the family's estimators; None: its best for the length.
+            orders: How many random orders, where the estimator draws some.
+            seed: For the draws.
+
+        Raises:
+            ValueError: for an empty text, one too long for the model, or a method it does not have.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        canvases = [self.tokenizer.read([one]).canvas for one in texts]
+        found = score(self.model, canvases, method=method, orders=orders, seed=seed)
+        scores = [
+            Score(one.log_prob, one.kind, one.given, one.std_error, one.tokens, len(words.split()))
+            for one, words in zip(found, texts, strict=True)
+        ]
+        return scores[0] if isinstance(text, str) else scores
+
+    def _fill(self, readings: Sequence[Reading], search: Search, max_words: int | None) -> list[list[Fill]]:
+        if not readings:
+            return []
+        if max_words is not None and max_words < 1:
+            raise ValueError(f"max_words is {max_words} · a blank holds a word at least · give 1 or more")
+        with torch.inference_mode():
+            opened = open_all(self.model, self.tokenizer, readings, max_words)
+        answers = run(self.model, opened.requests, opened.rules, opened.classes, search)
+        return [
+            self._fills(number, reading, opened, found, search)
+            for number, (reading, found) in enumerate(zip(readings, answers, strict=True))
+        ]
+
+    def _fills(
+        self, number: int, reading: Reading, opened: Opened, found: list[Finished], search: Search
+    ) -> list[Fill]:
+        """What was found for one text, as values."""
+        _some(found)
+        objective = self.model.objective
+        kind = kind_of(
+            objective.paths,
+            summed=opened.summed[number],
+            several=search.rule.several or search.steps is not None,
+            estimated=opened.estimated[number],
+        )
+        probs = _candidate_probs(opened, number, found)
+        split = not (search.rule.charges_place or opened.estimated[number])
+        return [
+            Fill(
+                (written := self.tokenizer.write(one.canvas, 0, reading)).text,
+                one.score,
+                kind,
+                given_of(objective.holes),
+                one.status,
+                tuple(
+                    HoleFill(i, start, end, text, cost, probs.get((i, opened.starts[one.start].choice.get(i, -1))))
+                    for i, ((start, end, text), cost) in enumerate(
+                        zip(written.spans, _costs(one, len(reading.holes), split), strict=True)
+                    )
+                ),
+            )
+            for one in found[: search.n]
+        ]
+
+    def _step(self, canvas: Canvas, row: int, reading: Reading, moment: Moment) -> Step:
+        one = canvas.take(torch.tensor([row], device=canvas.ids.device))
+        fresh = (one.birth == moment.passes) & (one.role == Role.TEXT) & ~one.fixed
+        written = tuple(self.tokenizer.decode([token], inside=True) for token in one.ids[fresh].tolist())
+        return Step(self.tokenizer.write(one, 0, reading, signs=True).text, written, (), moment.passes)
+
+
+def _find(name: str | Path | None) -> Path:
+    """The folder of a model."""
+    if name is None:
+        if not (WEIGHTS / "config.json").exists():
+            raise ValueError(f"the default model is not installed · {WEIGHTS} is empty · name a model's folder")
+        return WEIGHTS
+    folder = Path(name)
+    if folder.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", CARD]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as fault:
+        why = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+        raise ValueError(f"{name} is no folder, and not to be had from the Hub · {why} · check the name") from fault
+
+
+def _search(
+    policy: str | None,
+    n: int,
+    beam: int | None,
+    steps: int | None,
+    temperature: float,
+    top_p: float | None,
+    top_k: int | None,
+    seed: int,
+    timeout: float | None,
+) -> Search:
+    """How to decode, with what was not said filled in."""
+    name = policy or "confident"
+    rule = POLICIES.get(name)
+    single = temperature > 0 or (steps is not None and n == 1) or (rule is not None and (
+        rule.several or not rule.deterministic))  # fmt: skip
+    width = beam if beam is not None else 1 if single else max(BEAM, 2 * n)
+    return Search(name, n, width if single else max(width, n), temperature, top_p, top_k, steps, seed, timeout)
+
+
+def _are_many(text: str | Sequence[Any]) -> bool:
+    """Whether it is a list of texts rather than one text or its pieces."""
+    if isinstance(text, str):
+        return False
+    return not any(isinstance(piece, Sign) for piece in text)
+
+
+def _of_length(reading: Reading, words: int) -> list[str | Sign]:
+    """The pieces, every free blank told its number of words."""
+    free = Blank()
+    if free not in reading.pieces:
+        raise ValueError("no free blank · by_length asks for each length of a plain ___ · write one, or leave it out")
+    return [Blank(words=(words, words)) if piece == free else piece for piece in reading.pieces]
+
+
+def _spaced(prompt: str) -> str:
+    """A prompt after which a new word may begin."""
+    return prompt if not prompt or prompt[-1].isspace() else f"{prompt} "
+
+
+def _some(found: list[Finished]) -> Finished:
+    if not found:
+        raise ValueError(
+            "nothing fits the holes within their limits · every way to go on was barred · loosen the limits of words"
+        )
+    return found[0]
+
+
+def _costs(one: Finished, n_holes: int, split: bool) -> list[float | None]:
+    """Each hole's own log-probability; None where no split is defined."""
+    if n_holes == 1:
+        return [one.score]
+    if one.merged or not split:
+        return [None] * n_holes
+    canvas = one.canvas
+    mine = canvas.hole >= 0
+    sums = torch.zeros(n_holes, dtype=torch.float64, device=canvas.ids.device)
+    costs: list[float | None] = [*sums.index_add(0, canvas.hole[mine], canvas.log_prob[mine].double()).tolist()]
+    return costs
+
+
+def _candidate_probs(opened: Opened, number: int, found: list[Finished]) -> dict[tuple[int, int], float]:
+    """Probability of each candidate of each hole: the softmax over combinations, summed over the other holes'."""
+    request = opened.requests[number]
+    rules = request.starts.request.tolist()
+    if not any(opened.starts[q].choice for q in rules):
+        return {}
+    score = request.score.clone()
+    if request.apart:  # known only now: what the finished rows of each start come to
+        for i, q in enumerate(rules):
+            shares = [one.shares[q] for one in found if q in one.shares]
+            score[i] = torch.tensor(shares or [-torch.inf], dtype=torch.float64).logsumexp(0)
+    probs: dict[tuple[int, int], float] = {}
+    for q, prob in zip(rules, score.softmax(0).tolist(), strict=True):
+        start: Start = opened.starts[q]
+        for pair in start.choice.items():
+            probs[pair] = probs.get(pair, 0.0) + prob
+    return probs
