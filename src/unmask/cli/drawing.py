@@ -27,7 +27,11 @@ def console() -> Console:
 def draw_fills(to: Console, fills: Sequence[Fill], title: str) -> None:
     """A table of fills, best first: the text, its share among those shown, its log-probability."""
     kinds = sorted({fill.kind for fill in fills})
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    to.print(Text(title, style="bold"))
+    if not fills:
+        to.print(Text("nothing fits within the limits", style="yellow"))
+        return
+    table = Table(box=None, pad_edge=False)
     table.add_column("")
     table.add_column("text", overflow="fold")
     if not to.is_terminal:

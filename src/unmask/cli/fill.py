@@ -12,14 +12,12 @@ from unmask.cli.faults import used_wrongly
 from unmask.cli.lines import complaint, print_line
 
 if TYPE_CHECKING:
-    from unmask.language_model import LanguageModel
     from unmask.results import Fill
 
 Lists: TypeAlias = "list[tuple[int | None, list[Fill]]]"  # the words a free blank was told to have, the fills
 EXAMPLE = """unmask fill "The ___ sat on the ___." -n 5
 unmask fill "My ___{dog|cat|goldfish} barks." -n 3
 echo "We had ___{2,3} for dinner." | unmask fill - --json"""
-LENGTHS = 4  # --by-length lists fills of one to so many words
 
 
 def fill(
@@ -53,7 +51,7 @@ def fill(
 
     lm = unmask.load(model) if model else unmask.load()
     signs = options.given(blank=blank, marks=marks)
-    how = {"n": n, "seed": seed, "temperature": temperature}
+    how: dict[str, Any] = {"n": n, "seed": seed, "temperature": temperature}
     how |= options.given(top_p=top_p, beam=beam, max_words=max_words, policy=policy)
 
     def work(some: list[str]) -> list[Lists]:
@@ -62,29 +60,15 @@ def fill(
 
             return [watch_one(lm, text, how | signs) for text in some]
         if by_length:
-            return [fill_by_length(lm, text, how, signs) for text in some]
+            from unmask.language_model import LENGTHS
+
+            found = lm.fill(some, by_length=True, **how, **signs)
+            return [list(zip(LENGTHS, lists, strict=True)) for lists in found]
         return [[(None, fills)] for fills in lm.fill(some, **how, **signs)]
 
     show = partial(print_json, model) if as_json else print_table
-    alone = watch or by_length  # what was shown or worked out is not to be done again for the sake of another text
-    raise typer.Exit(1 if inputs.each(waiting, work, show, complaint(as_json), 1 if alone else inputs.CHUNK) else 0)
-
-
-def fill_by_length(lm: LanguageModel, text: str, how: dict[str, Any], signs: dict[str, Any]) -> Lists:
-    """A list of fills for each number of words that a free blank may have."""
-    from dataclasses import replace
-
-    from unmask.holes import Blank, parse
-
-    free = Blank()
-    pieces = parse(text, **signs)
-    if free not in pieces:
-        raise ValueError("no free blank · --by-length asks for each length of a plain ___ · write one, or leave it out")
-    lists: Lists = []
-    for words in range(1, LENGTHS + 1):
-        told = [replace(piece, words=(words, words)) if piece == free else piece for piece in pieces]
-        lists.append((words, lm.fill(told, **how)))
-    return lists
+    size = 1 if watch else inputs.CHUNK  # a text that was shown is not to be shown again for the sake of another
+    raise typer.Exit(1 if inputs.each(waiting, work, show, complaint(as_json), size) else 0)
 
 
 def print_table(text: str, lists: Lists) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import typer
 
@@ -32,11 +33,11 @@ def generate(
     import unmask
 
     lm = unmask.load(model) if model else unmask.load()
-    how = {"n": n, "seed": seed, "temperature": temperature}
+    how: dict[str, Any] = {"n": n, "seed": seed, "temperature": temperature}
     how |= options.given(top_p=top_p, beam=beam, max_words=max_words, policy=policy)
 
     def work(some: list[str]) -> list[Lists]:
-        return [[(None, lm.generate(text, **how))] for text in some]
+        return [[(None, fills)] for fills in lm.generate(some, **how)]
 
     show = partial(print_json, model) if as_json else print_table
-    raise typer.Exit(1 if inputs.each(waiting, work, show, complaint(as_json), 1) else 0)
+    raise typer.Exit(1 if inputs.each(waiting, work, show, complaint(as_json)) else 0)

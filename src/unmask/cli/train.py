@@ -33,7 +33,8 @@ def train(
     """
     changes = list(overrides or [])
     if resume and recipe is not None and "=" in recipe and not Path(recipe).exists():
-        recipe, changes = None, [recipe, *changes]
+        changes.insert(0, recipe)
+        recipe = None
     for change in changes:
         if "=" not in change:
             raise used_wrongly(f"{change!r} is no key=value · settings are written so · for example steps=60")
@@ -56,7 +57,8 @@ def report(folder: Path) -> None:
     samples = folder / "samples.txt"
     lines = samples.read_text(encoding="utf-8").splitlines() if samples.is_file() else []
     last = next((place for place in range(len(lines), 0, -1) if not lines[place - 1].startswith("  ")), 0)
-    print(*lines[last:], sep="\n")
+    for line in lines[last:]:
+        print(line)
     print(f'next: unmask fill "The ___ sat on the ___." --model {folder / "model"}')
 
 

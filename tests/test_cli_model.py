@@ -1,0 +1,102 @@
+"""The doors with a real, tiny, untrained model in a folder: what comes out is nonsense, in the right form."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unmask.backbone import BackboneConfig
+from unmask.cli import main
+from unmask.evaluation import TASKS
+from unmask.folder import write_model
+from unmask.model import Model, ModelConfig
+from unmask.tokenizer import Tokenizer
+
+TEXT = "The cat sat on the mat. The dog ran home in the rain. We had soup for dinner and then went home."
+
+
+@pytest.fixture(scope="module", params=["blank_lm", "left_to_right"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    tokenizer = Tokenizer.train([TEXT] * 4, vocab_size=320)
+    shape = BackboneConfig(vocab_size=tokenizer.vocab_size, width=32, n_layers=1, n_heads=2)
+    special = tuple(tokenizer.special.nonzero().squeeze(1).tolist())
+    model = Model(ModelConfig(request.param, shape, dict(tokenizer.signs), special))
+    model.initialise(0)
+    return str(write_model(tmp_path_factory.mktemp("model"), model, tokenizer, "---\nlicense: cc0-1.0\n---\n"))
+
+
+def objects(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_fill(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["The ___ sat on the ___{2}.", "no hole here", "My ___{dog|old cat} barks."]
+    code = main(["fill", *texts, "--model", folder, "--json", "-n", "3", "--max-words", "3"])
+    two_holes, plain, candidates = objects(capsys)
+    assert code == (1 if "error" in plain else 0)
+    logs = [fill["log_prob"] for fill in two_holes["fills"]]
+    assert len({fill["text"] for fill in two_holes["fills"]}) == 3
+    assert logs == sorted(logs, reverse=True)
+    for fill in two_holes["fills"]:
+        assert fill["text"].startswith("The ")
+        for hole in fill["holes"]:
+            assert fill["text"][hole["start"] : hole["end"]] == hole["text"]
+        assert len(fill["holes"][1]["text"].split()) == 2
+    ranked = {fill["holes"][0]["text"]: fill["holes"][0]["prob"] for fill in candidates["fills"]}
+    assert set(ranked) == {"dog", "old cat"}
+    assert sum(ranked.values()) == pytest.approx(1)
+
+
+def test_tables(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fill", "The ___ sat.", "--model", folder, "-n", "2", "--max-words", "2"]) == 0
+    assert "log p (" in capsys.readouterr().out
+    assert main(["fill", "The ___ sat.", "--model", folder, "--by-length", "--max-words", "2"]) == 0
+    assert "2 words a blank" in capsys.readouterr().out
+
+
+def test_watch(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fill", "The ___{2} sat.", "--model", folder, "--watch"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) >= 2
+    assert all(line[5:].startswith("The ") and line.endswith(" sat.") for line in lines)
+
+
+def test_score(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", "The cat sat.", "The dog ran home.", "--model", folder, "--json"]) == 0
+    for line in objects(capsys):
+        assert line["log_prob"] < 0
+        assert math.isfinite(line["log_prob"])
+        assert line["words"] in (3, 4)
+
+
+def test_generate(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "The cat", "--model", folder, "--json", "--max-words", "3"]) == 0
+    (line,) = objects(capsys)
+    assert line["fills"][0]["text"].startswith("The cat")
+
+
+def test_info(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", folder, "--json"]) == 0
+    (line,) = objects(capsys)
+    config = json.loads((Path(folder) / "config.json").read_text())
+    assert (line["family"], line["licence"], line["width"]) == (config["objective"], "cc0-1.0", 32)
+    assert line["parameters"] > line["vocabulary"] * 32
+
+
+def test_evaluate(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "held_out.txt"
+    text.write_text(TEXT)
+    command = ["evaluate", "blanks", "--model", folder, "--json", "-n", "2"]
+    assert main([*command, "--text", str(text), "--counts", str(text)]) == 0
+    rows = objects(capsys)
+    assert {row["by"] for row in rows} >= {"count table", "model, free", "model, told ___{1}"}
+    assert all(row["task"] == "blanks" and row["model"] == folder for row in rows)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_its_module(task: str) -> None:
+    from importlib import import_module
+
+    assert callable(import_module(TASKS[task].module).evaluate)
