@@ -17,6 +17,7 @@ from unmask.data.corpus import Stream, tokenise
 from unmask.data.draws import draws, order, uniform
 from unmask.data.sentences import cut, normalise, sentences
 from unmask.data.sources import DataConfig, HoldOut, Manifest, Source
+from unmask.tokenizer import Tokenizer
 
 START, END = 0, 1
 
@@ -650,3 +651,20 @@ def test_draws_are_fixed_for_ever():
     assert sorted(order(50, 4).tolist()) == list(range(50))
     assert abs(uniform(draws(20_000, 9)).mean() - 0.5) < 0.01
     assert draws(1, 0).tolist() == [GOLDEN]
+
+
+def test_with_the_real_tokenizer(tmp_path):
+    words = "one two three four five six seven eight nine ten".split()
+    lines = [" ".join(words[(i * k) % 10] for k in range(1, 4 + i % 9)).capitalize() + "." for i in range(150)]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    config = DataConfig(
+        sources=[Source(path=str(tmp_path / "a.txt"), unit="line")], max_tokens=40, lengths={"single": 1}
+    )
+    tokenizer = Tokenizer.train(config.texts(), vocab_size=320)
+    batches = Batches.open(config, tokenizer, batch_tokens=256, cache=tmp_path / "cache")
+    texts = [tokenizer.decode(row[1:-1]) for batch in epoch_of(batches) for row in rows_of(batch)]
+    assert Counter(texts) == Counter(lines)
+    short = DataConfig(sources=config.sources, max_tokens=10, lengths={"single": 1})
+    pieces = tokenise(short.sources[0], tokenizer, 10)[0]
+    begins = pieces.ids[pieces.offsets[:-1]]
+    assert pieces.n_units > 150 and tokenizer.word_starts[begins].mean() > 0.95
