@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import subprocess
 import sys
 from collections import Counter
 from importlib.resources import files
@@ -235,6 +236,11 @@ def test_a_gap_left_by_the_hold_out_ends_a_document(tmp_path):
         (True, False, "G h."),
         (False, False, "I j."),
     ]
+
+
+def test_sources_are_checked_without_torch():
+    code = "import sys, unmask.data.sources; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_distinct(tmp_path):

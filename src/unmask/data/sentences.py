@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-
-from unmask.tokenizer.typography import STRAIGHT
+from functools import cache
 
 ABBREVIATIONS = frozenset(
     "mr mrs ms messrs mme mlle dr prof rev hon capt col gen lt sgt maj gov sen rep pres supt st mt ft no nos vol vols "
@@ -21,7 +20,6 @@ _END = re.compile(r"""(?<![.!?…])[.!?…]+["'”’»)\]]*(?P<gap>\s+)(?=["'�
 _WORD_BEFORE = re.compile(r"[\w.]*\w\Z")
 _FIRST_LETTER = re.compile(r"[^\W_]")
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
-_QUOTES = str.maketrans(STRAIGHT)
 
 
 def cut(text: str, unit: str) -> list[str]:
@@ -78,9 +76,16 @@ def normalise(text: str, rules: tuple[str, ...]) -> str:
     """Apply clean-up: `quotes` (typographic quotes and dashes to ASCII), `spaces` (runs of white space: one space)."""
     for rule in rules:
         if rule == "quotes":
-            text = text.translate(_QUOTES)
+            text = text.translate(_straight())
         elif rule == "spaces":
             text = " ".join(text.split())
         else:
             raise ValueError(f"{rule!r} is no clean-up rule · the rules are quotes, spaces")
     return text
+
+
+@cache
+def _straight() -> dict[int, str]:
+    from unmask.tokenizer.typography import STRAIGHT  # late: its package imports torch, which a recipe can do without
+
+    return str.maketrans(STRAIGHT)
