@@ -12,7 +12,7 @@ from unmask.canvas import Canvas, Role
 from unmask.masking import LAWS, Mixture
 from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
-from unmask.objectives import OBJECTIVES
+from unmask.objectives import OBJECTIVES, Shape
 
 STARTS = torch.zeros(N_WORDS + 6, dtype=torch.int64)
 STARTS[::2] = 1
@@ -323,3 +323,38 @@ def test_mixture_refuses_what_it_does_not_know() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             Mixture([part], STARTS)
+
+
+def open_shape(n_sites: int, n_words: int, temperature: float = 0.0) -> Shape:
+    every = torch.ones(n_sites, 2, 4, dtype=torch.bool)
+    return Shape(torch.zeros(n_words + 6, dtype=torch.int64), every, temperature)
+
+
+def test_best_pairs_of_word_and_split_are_those_of_the_whole_table() -> None:
+    model = tiny_model("blank_lm", n_words=200)
+    clean = clean_canvas([[1, 2, 3, 4, 5, 6], [7, 8, 9]], n_words=200)
+    canvas, _ = model.objective.corrupt(clean, exactly(clean, clean.ids % 3 == 0), noise_for(clean))
+    with torch.no_grad():
+        prediction = model.predict(canvas)
+        proposal = model.objective.propose(prediction, canvas, 30, open_shape(prediction.row.numel(), 200))
+        every = torch.arange(200).expand(prediction.row.numel(), -1)
+        table = prediction.words()[:, :200, None] + prediction.table(every)  # [K, V, 4]
+    torch.testing.assert_close(proposal.log_prob, table.flatten(1).topk(30).values)
+    split = 2 * proposal.left.long() + proposal.right.long()
+    torch.testing.assert_close(table.flatten(1).gather(1, proposal.word * 4 + split), proposal.log_prob)
+
+
+def test_sampled_pairs_come_as_often_as_they_should() -> None:
+    model, draws = tiny_model("blank_lm", n_words=3), 4000
+    clean = clean_canvas([[1]] * draws, n_words=3)
+    noise = Noise(1, torch.arange(draws))
+    canvas, _ = model.objective.corrupt(clean, exactly(clean, clean.role == Role.TEXT), noise)
+    with torch.no_grad():
+        prediction = model.predict(canvas)
+        proposal = model.objective.propose(prediction, canvas, 1, open_shape(draws, 3, temperature=1.0), noise)
+        words, splits = prediction.words()[0, :3], prediction.table(torch.arange(3).expand(draws, -1))[0]
+    drawn = proposal.word[:, 0] * 4 + 2 * proposal.left[:, 0].long() + proposal.right[:, 0].long()
+    seen = torch.bincount(drawn, minlength=12) / draws
+    expected = (words[:, None] + splits).exp().flatten()
+    error = (expected * (1 - expected) / draws).sqrt()
+    assert ((seen - expected).abs() < 4 * error + 1e-3).all()

@@ -70,10 +70,18 @@ class Prediction:
         return self.head.words.log_probs(self.hidden)
 
     def splits(self, run: Tensor, word: Tensor) -> Tensor:
-        """Give log p(left, right | b, w) for blanks `run [...]` and words `word [...]`, `[..., 4]`."""
-        from_blank = self.head.split_blank(self.hidden)[run]
+        """Give log p(left, right | b, w) of `R` words `word [R]` at blanks `run [R]`, `[R, 4]`."""
         from_word = self.head.split_word(self.head.words.embedding(word))
-        logits: Tensor = self.head.split_out(F.relu(from_blank + from_word))
+        return self._split(self.head.split_blank(self.hidden)[run] + from_word)
+
+    def table(self, word: Tensor) -> Tensor:
+        """The same for `A` words of every blank, `word [K, A]`, `[K, A, 4]`; a word's half is worked out once."""
+        distinct, which = word.unique(return_inverse=True)
+        from_word = self.head.split_word(self.head.words.embedding(distinct))[which]
+        return self._split(self.head.split_blank(self.hidden)[:, None] + from_word)
+
+    def _split(self, mixed: Tensor) -> Tensor:
+        logits: Tensor = self.head.split_out(F.relu(mixed))
         return logits.log_softmax(-1)
 
 
@@ -163,33 +171,64 @@ class BlankLM:
     def propose(
         self, prediction: Prediction, canvas: Canvas, n: int, shape: Shape, noise: Noise | None = None
     ) -> Proposal:
-        """The `n` best (word, split) pairs at every blank."""
+        """The `n` best (word, split) pairs at every blank; when sampling, `n` words drawn, each with a split drawn."""
         words = prediction.words()  # [K, V]
         allowed = shape.allowed[:, :-1]  # [K, C, 4]
         barred = ~allowed.any(-1).gather(1, shape.token_class.expand(words.shape[0], -1))
+        may_words, place = words.masked_fill(barred, -math.inf), canvas.index[prediction.sites.element]
+        if shape.temperature > 0:
+            word, score = choose(may_words, n, shape, noise, prediction.row, place)
+            joint = self._with_splits(prediction, words, word, shape, allowed)  # [K, n, 4]
+            split = self._drawn(joint, shape, noise, prediction.row, place)
+            log_prob = joint.gather(2, split[..., None]).squeeze(2)
+        else:
+            word, split, log_prob = self._best(prediction, words, may_words, n, shape, allowed)
+            score = log_prob.double()
         best = words.topk(2, -1).values
-        width = min(max(64, 4 * n), words.shape[1])
-        shortlist = words.masked_fill(barred, -math.inf).topk(width, -1)
-        run = torch.arange(words.shape[0], device=words.device)[:, None].expand(-1, width)
-        splits = prediction.splits(run, shortlist.indices)  # [K, width, 4]
-        log_prob = shortlist.values[..., None] + splits
-        may = allowed.gather(1, shape.token_class[shortlist.indices][..., None].expand(-1, -1, 4))
-        log_prob = torch.where(may, log_prob, -math.inf)
-        flat = log_prob.flatten(1)
-        picked, score = choose(flat, n, shape, noise, prediction.row, canvas.index[prediction.sites.element])
-        word, split = shortlist.indices.gather(1, picked // 4), picked % 4
         return Proposal(
             sites=prediction.sites,
             place=prediction.places,
             word=word,
             left=split >= 2,
             right=split % 2 == 1,
-            log_prob=flat.gather(1, picked),
+            log_prob=log_prob,
             score=score,
             entropy=-(words.exp() * words.clamp(min=-80)).sum(-1),
             confidence=best[:, 0],
             margin=best[:, 0] - best[:, 1],
         )
+
+    def _with_splits(
+        self, prediction: Prediction, words: Tensor, word: Tensor, shape: Shape, allowed: Tensor
+    ) -> Tensor:
+        """Log p(w, l, r | b) of words `word [K, A]`, `[K, A, 4]`; -inf where barred."""
+        joint = words.gather(1, word)[..., None] + prediction.table(word)
+        may = allowed.gather(1, shape.token_class[word][..., None].expand(-1, -1, 4))
+        return torch.where(may, joint, -math.inf)
+
+    def _best(
+        self, prediction: Prediction, words: Tensor, may_words: Tensor, n: int, shape: Shape, allowed: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The `n` likeliest pairs of all words and splits, exactly: a pair is no likelier than its word.
+
+        So a shortlist of words is enough once its last word is below the n-th pair found in it.
+        """
+        width = min(2 * n + 16, words.shape[1])
+        while True:
+            shortlist = may_words.topk(width, -1)
+            joint = self._with_splits(prediction, words, shortlist.indices, shape, allowed).flatten(1)
+            top = joint.topk(min(n, joint.shape[1]), -1)
+            if width == words.shape[1] or bool((top.values[:, -1] >= shortlist.values[:, -1]).all()):
+                return shortlist.indices.gather(1, top.indices // 4), top.indices % 4, top.values
+            width = min(4 * width, words.shape[1])
+
+    def _drawn(self, joint: Tensor, shape: Shape, noise: Noise | None, row: Tensor, place: Tensor) -> Tensor:
+        """A split for each word, `[K, A]`, by Gumbel noise in float64."""
+        score = joint.double() / shape.temperature
+        if noise is not None:
+            uniform = noise.grid(row, place, 4 * score.shape[1], "split").view(score.shape)
+            score = score - (-uniform.log()).log()
+        return score.argmax(-1)
 
     def edits(self, proposal: Proposal, canvas: Canvas, site: Tensor, alternative: Tensor, step: int) -> Edits:
         """`[blank?] word [blank?]` in the place of each chosen blank."""
