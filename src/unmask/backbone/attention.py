@@ -22,7 +22,7 @@ class Pattern:
         """Plan the buckets of `view`; `dense=True` keeps the slow plain twin."""
         self.view = view
         self.causal = view.causal
-        self.dense = dense or not (view.full or view.causal)
+        self.dense = dense or not (view.full or view.causal) or not view.ids.numel()  # no rows, no buckets
         self._masks: dict[int | None, Tensor] = {}
         self.buckets = [] if self.dense else _buckets(view)
 

@@ -224,7 +224,7 @@ class Trainer:
             if self.samples is not None and self.accelerator.is_main_process:
                 filled = self.samples(self.model)
                 with room_for("samples.txt"):
-                    self.folder.append("samples.txt", f"step {self.state.step}\n{filled}\n")
+                    self.folder.append("samples.txt", f"step {self.state.step}\n{filled}")
             self.model.train()
         return entry
 

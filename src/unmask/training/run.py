@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from unmask.training.checkpoint import RunFolder
     from unmask.training.config import Recipe
 
+SAMPLE_SECONDS = 20.0  # a sample may take, at most
 EXTRA = ("yaml", "numpy", "accelerate", "datasets")
 
 
@@ -181,8 +183,14 @@ def _samples(tokenizer: Tokenizer, texts: Sequence[str]) -> Callable[[Model], st
     from unmask.language_model import LanguageModel
 
     def fill(model: Model) -> str:
-        lm = LanguageModel(model, tokenizer)
-        return "".join(f"  {lm.fill(text, n=1)[0].text}\n" for text in texts)
+        lines = []
+        lm = LanguageModel(copy.deepcopy(model), tokenizer)  # which makes it ready for use, not for more training
+        for text in texts:
+            try:
+                lines.append(lm.fill(text, n=1, timeout=SAMPLE_SECONDS)[0].text)
+            except Exception as fault:  # hours of training are worth more than a sample
+                lines.append(f"{text} ({fault})")
+        return "".join(f"  {' '.join(line.split())}\n" for line in lines)
 
     return fill
 

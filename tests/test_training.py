@@ -1,0 +1,491 @@
+"""The training loop: the same numbers under any split, budgets and schedules, recipes, and faults that lose nothing."""
+
+import errno
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from families import clean_canvas, noise_for, tiny_model
+from unmask.canvas import Canvas
+from unmask.folder import load, read_config, read_model, read_tensors, stored, weights, write_model
+from unmask.masking.mixture import Mixture
+from unmask.objectives import OBJECTIVES
+from unmask.tokenizer import Tokenizer
+from unmask.training import checkpoint, setup
+from unmask.training.budget import Budget, Clock, extended, rate
+from unmask.training.config import Recipe, ScheduleChoice, checked, difference, resolve
+from unmask.training.config import load as load_yaml
+from unmask.training.loop import Lesson, Trainer
+from unmask.training.muon import orthogonal
+from unmask.training.optimisers import Average, make_optimisers
+from unmask.training.run import train
+
+ANIMALS = "cat dog hen cow pig fox owl bee ant elk".split()
+PLACES = "mat log hill wall roof path barn lake tree step".split()
+TINY = [
+    "batch_tokens=256", "tokenizer.vocab_size=320", "backbone.width=16", "backbone.n_layers=1", "backbone.n_heads=2",
+    "data.max_tokens=32", "evaluate_every=0", "schedule.warmup=4",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "animals.txt"
+    path.write_text(
+        "".join(f"The {a} and the {b} sat by the {c}.\n" for a in ANIMALS for b in ANIMALS for c in PLACES[:4])
+    )
+    return path
+
+
+def log(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def losses(run: Path) -> list[float]:
+    return [entry["loss"] for entry in log(run)]
+
+
+# One run, from text to model.
+
+
+@pytest.fixture(scope="module")
+def run(text, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    return train(text, [*TINY, "steps=40", "checkpoint_every=15", "evaluate_every=20", "ema=0.9"], out, progress=False)
+
+
+def test_a_run_learns_and_leaves_what_the_contract_says(run):
+    entries = log(run)
+    assert [entry["step"] for entry in entries] == list(range(1, 41))
+    assert {"step", "tokens", "loss", "parts", "learning_rate", "tokens_per_second", "seconds"} <= entries[0].keys()
+    assert sum(losses(run)[-5:]) < sum(losses(run)[:5])
+    assert [entry["step"] for entry in entries if "held_out" in entry] == [20, 40]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_30", "step_40"]  # the last two
+    assert {path.name for path in (run / "model").iterdir()} == {
+        "config.json", "model.safetensors", "tokenizer.json", "README.md",
+    }  # fmt: skip
+    assert not [path for path in run.rglob("*") if path.suffix in (".pkl", ".pt", ".bin", ".partial")]
+
+
+def test_the_finished_model_is_the_average(run):
+    model, tokenizer = read_model(run / "model")
+    assert tokenizer.vocab_size == model.config.backbone.vocab_size
+    average = read_tensors(run / "checkpoints" / "step_40", checkpoint.AVERAGE)
+    last = read_tensors(run / "checkpoints" / "step_40")
+    own = weights(model)
+    assert own.keys() == average.keys() == last.keys()
+    assert all(torch.equal(own[name], average[name]) for name in own)
+    assert not all(torch.equal(own[name], last[name]) for name in own)
+
+
+def test_the_config_is_complete_and_trains_the_same_again(run, tmp_path):
+    again = train(run / "config.yaml", ["steps=8", "schedule.decay=1"], tmp_path / "again", progress=False)
+    whole = load_yaml(run / "config.yaml")
+    assert whole.keys() == Recipe.model_fields.keys()
+    assert checked(whole).objective.name in OBJECTIVES
+    assert losses(again)[0] == losses(run)[0]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_goes_through_the_one_loop(name, text, tmp_path):
+    out = train(text, [*TINY, f"objective={name}", "steps=6", "optimiser=adamw"], tmp_path / "run", progress=False)
+    assert all(math.isfinite(loss) for loss in losses(out))
+    assert read_model(out / "model")[0].config.objective == name
+
+
+def test_training_goes_on_from_a_model(run, text, tmp_path):
+    out = train(text, ["steps=4", "batch_tokens=256", f"model={run / 'model'}"], tmp_path / "run", progress=False)
+    assert losses(out)[0] < losses(run)[0]
+    assert (out / "tokenizer.json").read_text() == (run / "tokenizer.json").read_text()
+    with pytest.raises(ValueError, match=r"backbone.width is 16 .* the recipe says 32"):
+        train(text, [f"model={run / 'model'}", "backbone.width=32"], tmp_path / "other", progress=False)
+
+
+def test_tensorboard_is_told(text, tmp_path):
+    pytest.importorskip("tensorboard")
+    out = train(text, [*TINY, "steps=3", "trackers=tensorboard"], tmp_path / "run", progress=False)
+    assert list(out.rglob("events.out.tfevents*"))
+
+
+# The loss is a sum over a true count.
+
+
+def split_run(text, out, *, parts=1, processes=1, precision="float64"):
+    """20 steps in a process of its own each, so that they may form a group."""
+    settings = [*TINY, "steps=20", f"accumulate={parts}", f"precision={precision}", "evaluate_every=10", "threads=1"]
+    code = f"from unmask.training.run import train; train({str(text)!r}, {settings!r}, {str(out)!r}, progress=False)"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    if processes > 1:
+        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+                         if processes > 1 else env)
+        for rank in range(processes)
+    ]  # fmt: skip
+    assert [process.wait(timeout=120) for process in started] == [0] * processes
+    return out
+
+
+@pytest.mark.parametrize(("precision", "within"), [("float64", 1e-9), ("float32", 1e-5)])
+def test_two_processes_are_one(precision, within, text, tmp_path):
+    settings = [*TINY, "steps=20", f"precision={precision}", "evaluate_every=10"]
+    one = train(text, settings, tmp_path / "one", progress=False)
+    two = split_run(text, tmp_path / "two", processes=2, precision=precision)
+    assert losses(two) == pytest.approx(losses(one), rel=0, abs=within)
+    assert [entry["tokens"] for entry in log(two)] == [entry["tokens"] for entry in log(one)]
+    held = [[entry["held_out"]["loss"] for entry in log(out) if "held_out" in entry] for out in (one, two)]
+    assert held[1] == pytest.approx(held[0], rel=0, abs=within)
+
+
+def test_micro_batches_are_one_batch(text, tmp_path):
+    settings = [*TINY, "steps=8", "precision=float64"]
+    one = train(text, settings, tmp_path / "one", progress=False)
+    three = train(text, [*settings, "accumulate=3"], tmp_path / "three", progress=False)
+    assert losses(three) == pytest.approx(losses(one), rel=0, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_part_without_rows_gives_nothing_to_the_gradient(name):
+    model = tiny_model(name)
+    lesson = Lesson(model, Mixture([{"law": "exact_count"}], torch.ones(16, dtype=torch.int64)), False)
+    clean = clean_canvas([[1, 2, 3], [4, 5]])
+    empty = clean.take(torch.tensor([], dtype=torch.int64))
+    loss = lesson(empty, noise_for(empty))
+    loss.total.backward()
+    assert loss.total.item() == 0 and loss.count.item() == 0
+    used = [p for p in model.parameters() if p.grad is not None]
+    assert all(not p.grad.any() for p in used)
+    lesson(clean, noise_for(clean)).total.backward()
+    assert {id(p) for p in model.parameters() if p.grad is not None} == {id(p) for p in used}
+
+
+# Budgets and rates.
+
+
+def test_the_rate_warms_up_and_comes_down():
+    wsd, cosine = ScheduleChoice(warmup=10, decay=0.2), ScheduleChoice(kind="cosine", warmup=10)
+    assert rate(0, 100, wsd) == pytest.approx(1 / 11)
+    assert [rate(step, 100, wsd) for step in (10, 50, 80)] == [1, 1, 1]
+    assert rate(90, 100, wsd) == pytest.approx(0.5) and rate(99, 100, wsd) == pytest.approx(0.05)
+    assert rate(55, 100, cosine) == pytest.approx(0.5) and rate(99, 100, cosine) < 1e-3
+    assert rate(500, None, wsd) == 1
+    assert rate(1, 5, wsd) == 1  # a short run warms up for a fifth at most
+
+
+def test_minutes_become_steps_and_stay_so(text, tmp_path):
+    out = train(text, [*TINY, "minutes=0.01"], tmp_path / "run", progress=False)
+    told = json.loads((out / "budget.json").read_text())
+    assert told["bought"] == len(log(out)) and told["known_at"] > 0
+    assert log(out)[-1]["seconds"] < 10
+
+
+def test_a_budget_of_minutes():
+    budget = Budget(minutes=1.0)
+    assert budget.steps is None and budget.at(5) is None
+    settled = budget.settled(step=10, seconds=6.0, per_step=0.5)
+    assert settled.steps == 10 + 108
+    assert settled.at(9) is None and settled.at(10) == 118  # before, the schedule did not know
+    assert Budget(limit=50, minutes=1.0).settled(10, 6.0, 0.5).steps == 50
+
+
+def test_the_clock_leaves_the_first_steps_out(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("unmask.training.budget.time.perf_counter", lambda: now[0])
+    clock = Clock()
+    told = []
+    for step in range(15):
+        now[0] += 100.0 if step == 0 else 2.0
+        told.append(clock.tick(minutes=1e6))
+    assert told == [None] * 14 + [2.0]
+
+
+def test_epochs_and_tokens_are_counted(text, tmp_path):
+    out = train(text, [*TINY, "epochs=0.2"], tmp_path / "run", progress=False)
+    tokens = log(out)[-1]["tokens"]
+    more = train(text, [*TINY, f"tokens={tokens}"], tmp_path / "more", progress=False)
+    assert abs(len(log(more)) - len(log(out))) <= 1
+
+
+def test_a_changed_budget():
+    wsd, cosine = ScheduleChoice(decay=0.2), ScheduleChoice(kind="cosine")
+    assert extended(Budget(100), Budget(200), 80, wsd).steps == 200
+    settled = Budget(minutes=1.0, bought=100, known_at=9)
+    assert extended(settled, Budget(minutes=1.0), 90, cosine) is settled
+    with pytest.raises(ValueError, match="with 100 steps the learning rate falls from step 80 on"):
+        extended(Budget(100), Budget(200), 81, wsd)
+    with pytest.raises(ValueError, match="a cosine schedule bends"):
+        extended(Budget(100), Budget(200), 5, cosine)
+
+
+# Recipes.
+
+
+def test_dotted_overrides(text):
+    recipe = resolve(text, ["steps=5", "learning_rate=1e-4", "data.max_tokens=40", "schedule=cosine",
+                            "schedule.warmup=7",
+                            "optimiser.betas=[0.9, 0.99]", "masking=exact_count", "masking.share=2",
+                            "objective=any", "objective.depth=3"])  # fmt: skip
+    assert recipe.steps == 5 and recipe.learning_rate == 1e-4
+    assert recipe.data.max_tokens == 40 and recipe.data.sources[0].path == str(text)
+    assert (recipe.schedule.kind, recipe.schedule.warmup) == ("cosine", 7)
+    assert recipe.optimiser.betas == (0.9, 0.99)
+    assert recipe.masking == ({"law": "exact_count", "share": 2},)
+    assert recipe.objective.name == "any" and recipe.objective.options == {"depth": 3}
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("learning_rte=1", "unknown key 'learning_rte' · the nearest known is 'learning_rate'"),
+        ("data.max_token=3", "unknown key 'data.max_token' · the nearest known is 'max_tokens'"),
+        ("data.sources.0.pat=3", "the nearest known is 'path'"),
+        ("optimiser.beta=1", "the nearest known is 'betas'"),
+        ("backbone.widht=16", "the nearest known is 'width'"),
+        ("backbone.width=big", "backbone.width is 'big'"),
+        ("backbone.width=30", "does not give"),
+        ("objective=blank", "the nearest known is"),
+        ("steps=some", "steps cannot be 'some'"),
+        ("schedule=cos", "schedule.kind cannot be 'cos'"),
+        ("masking=some", "no masking law 'some'"),
+        ("steps", "settings are key=value"),
+        ("steps=[", "is not YAML"),
+        ("data.sources.4=x", "has 1 entries"),
+    ],
+)
+def test_a_wrong_setting_is_named(setting, said, text, tmp_path):
+    with pytest.raises(ValueError) as fault:
+        train(text, [*TINY, "steps=2", setting], tmp_path / "run", progress=False)
+    assert said in str(fault.value) and "\n" not in str(fault.value)
+
+
+def test_a_wrong_recipe_is_named(tmp_path):
+    (tmp_path / "odd.yaml").write_text("a: [")
+    (tmp_path / "mine.yaml").write_text("steps: 3\n")
+    for recipe, said in (
+        (tmp_path / "odd.yaml", "is not YAML"),
+        (tmp_path / "mine.yml", r"did you mean .*mine.yaml"),
+        (tmp_path / "mine.yaml", "no data"),
+        (tmp_path / "nothing.txt", "no file or folder"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            train(recipe, ["steps=1"], tmp_path / "run", progress=False)
+
+
+def test_the_size_suits_the_data():
+    assert [setup.vocabulary_for(n) for n in (1_000, 1_000_000, 10**9)] == [512, 4096, 8192]
+    assert setup.shape_for(1_000_000, None)["width"] < setup.shape_for(10**8, 600)["width"]
+
+
+def test_what_a_token_begins():
+    tokenizer = Tokenizer.train(["The cat's (old) mat, \u00e9t\u00e9 1999."] * 50, vocab_size=384)
+    kinds = setup.begins(tokenizer)
+    said = {tokenizer.token_bytes[i].decode(): int(kinds[i]) for i in tokenizer.encode("The cat's (old) mat,")}
+    assert said[" The"] == said[" cat"] == said[" mat"] == 1
+    assert said["'s"] == said["old"] == 0
+    assert said[" ("] == said[")"] == said[","] == 2
+    assert not kinds[tokenizer.special].any()
+
+
+def test_what_may_change(text):
+    old = resolve(text, ["steps=5", "seed=3"])
+    new, barred = difference(old, resolve(text, ["steps=9", "checkpoint_every=2", "seed=3", "keep=4"]))
+    assert not barred and (new.steps, new.checkpoint_every, new.keep) == (9, 2, 4)
+    assert difference(old, resolve(text, []))[0].seed == 3  # what is not said stays
+    assert difference(old, resolve(text, ["seed=4", "clip=2"]))[1] == [
+        "clip was 1.0, now 2.0",
+        "seed was 3, now 4",
+    ] or (difference(old, resolve(text, ["seed=4", "clip=2"]))[1] == ["seed was 3, now 4", "clip was 1.0, now 2.0"])
+
+
+# Optimisers.
+
+
+def test_every_weight_has_one_optimiser():
+    model = tiny_model("blank_lm")
+    recipe = checked({"data": "x"})
+    groups = [p for optimiser in make_optimisers(model, recipe) for g in optimiser.param_groups for p in g["params"]]
+    assert len(groups) == len({id(p) for p in groups}) == len(list(model.parameters()))
+    muon, adam = make_optimisers(model, recipe)
+    assert {p.dim() for p in muon.param_groups[0]["params"]} == {2}
+    assert (muon.param_groups[0]["lr"], adam.param_groups[0]["lr"], adam.param_groups[0]["betas"]) == (
+        0.02, 3e-3, (0.9, 0.98),
+    )  # fmt: skip
+
+
+def test_muon_makes_matrices_orthogonal():
+    matrices = torch.randn(3, 8, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonal(matrices, steps=10))
+    assert values.min() > 0.5 and values.max() < 1.5
+
+
+def test_swapping_the_average_twice_is_nothing():
+    model = tiny_model("blank_lm")
+    average = Average(model, 0.5)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1)
+    average.update(100)
+    average.swap()
+    assert all(torch.allclose(p, before[name] + 0.5) for name, p in model.named_parameters())
+    average.swap()
+    assert all(torch.equal(p, before[name] + 1) for name, p in model.named_parameters())
+
+
+# Faults.
+
+
+def test_a_folder_that_holds_a_run_is_refused(run, text):
+    before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
+    with pytest.raises(ValueError, match=r"holds another run .* --resume, or choose another --out"):
+        train(text, TINY, run, progress=False)
+    with pytest.raises(ValueError, match="seed was 0, now 8"):
+        train(text, [*TINY, "seed=8"], run, resume=True, progress=False)
+    assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
+
+
+def test_a_loss_that_is_no_number_stops_the_run(text, tmp_path, monkeypatch):
+    whole = Trainer.placed
+
+    def spoiled(self, batch, seed):
+        if self.state.step == 7:
+            with torch.no_grad():
+                self.model.backbone.norm.weight.fill_(math.nan)
+        return whole(self, batch, seed)
+
+    monkeypatch.setattr(Trainer, "placed", spoiled)
+    with pytest.raises(ValueError, match=r"no number at step 8 .*learning rate 0.003\).* last good checkpoint is kept"):
+        train(text, [*TINY, "steps=12", "checkpoint_every=3"], tmp_path / "run", progress=False)
+    kept = [path.name for path in checkpoint.RunFolder(tmp_path / "run").checkpoints()]
+    assert kept == ["step_3", "step_6"]
+    assert len(log(tmp_path / "run")) == 7
+    monkeypatch.undo()
+    out = train(text, [*TINY, "steps=12", "checkpoint_every=3"], tmp_path / "run", resume=True, progress=False)
+    assert len(log(out)) == 12
+
+
+def test_a_full_disk_loses_nothing(text, tmp_path, monkeypatch):
+    whole = checkpoint.write_tensors
+
+    def full(folder, *rest):
+        if folder.name == ".step_6.partial":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return whole(folder, *rest)
+
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
+    settings = [*TINY, "steps=9", "checkpoint_every=3"]
+    with pytest.raises(ValueError, match="the checkpoint of step 6 could not be written · the disk is full"):
+        train(text, settings, tmp_path / "run", progress=False)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_3"]
+    monkeypatch.undo()
+    out = train(text, settings, tmp_path / "run", resume=True, progress=False)
+    assert losses(out) == losses(train(text, settings, tmp_path / "whole", progress=False))
+
+
+def test_no_text_is_said_so(tmp_path):
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(ValueError, match=r"empty\.txt"):
+        train(tmp_path / "empty.txt", TINY, tmp_path / "run", progress=False)
+    (tmp_path / "some.txt").write_text("The cat sat on the mat.\n" * 40)
+    assert train(
+        tmp_path / "some.txt", [*TINY, "steps=2"], tmp_path / "run", progress=False
+    )  # nothing stands in the way
+
+
+def test_a_missing_extra_is_named(monkeypatch, text, tmp_path):
+    monkeypatch.setattr("unmask.training.run.find_spec", lambda name: None if name == "accelerate" else object())
+    with pytest.raises(ValueError, match=r"accelerate is not installed .* pip install 'unmask\[train\]'"):
+        train(text, [], tmp_path / "run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends(number, text, tmp_path, monkeypatch):
+    whole = Trainer.learn
+
+    def learn(self, *rest):
+        if self.state.step == 4:
+            os.kill(os.getpid(), number)
+        return whole(self, *rest)
+
+    settings = [*TINY, "steps=8", "checkpoint_every=100"]
+    monkeypatch.setattr(Trainer, "learn", learn)
+    if number == signal.SIGINT:
+        with pytest.raises(KeyboardInterrupt):
+            train(text, settings, tmp_path / "run", progress=False)
+    else:
+        train(text, settings, tmp_path / "run", progress=False)
+    n = len(log(tmp_path / "run"))
+    assert n in (5, 6)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step_{n}"]
+    assert not (tmp_path / "run" / "model").exists()
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+
+
+# Model folders.
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16", "int8"])
+def test_a_model_comes_back(name, dtype, tmp_path):
+    tokenizer = Tokenizer.train(["The cat sat."] * 9, vocab_size=320)
+    model = tiny_model(name, dtype=torch.float32, n_words=tokenizer.vocab_size - 6)
+    write_model(tmp_path, model, tokenizer, "A card.", dtype)
+    again, _ = read_model(tmp_path)
+    assert again.config == model.config == read_config(tmp_path)
+    close = {None: 0.0, "float32": 0.0, "bfloat16": 2**-8, "int8": 1 / 250}[dtype]
+    for key, weight in weights(model).items():
+        bound = close * weight.abs().amax(-1, keepdim=True) if weight.dim() == 2 else close * weight.abs()
+        assert ((weights(again)[key] - weight).abs() <= bound).all(), key
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), again.buffers(), strict=True))
+    assert len(stored(model)) < len(model.state_dict())  # the shared matrix is there once
+
+
+def test_large_weights_are_cut_into_shards(tmp_path):
+    tokenizer = Tokenizer.train(["The cat sat."] * 9, vocab_size=320)
+    model = tiny_model("blank_lm", dtype=torch.float32, n_words=tokenizer.vocab_size - 6)
+    write_model(tmp_path, model, tokenizer, "A card.", shard_bytes=10_000)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2 and not (tmp_path / "model.safetensors").exists()
+    again, _ = read_model(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_broken_folders_are_named(tmp_path):
+    tokenizer = Tokenizer.train(["The cat sat."] * 9, vocab_size=320)
+    model = tiny_model("blank_lm", dtype=torch.float32, n_words=tokenizer.vocab_size - 6)
+
+    def fault(change) -> str:
+        write_model(tmp_path / "m", model, tokenizer, "A card.")
+        config = json.loads((tmp_path / "m" / "config.json").read_text())
+        change(tmp_path / "m", config)
+        (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError) as caught:
+            read_model(tmp_path / "m")
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    with pytest.raises(ValueError, match="is not there"):
+        read_model(tmp_path / "none")
+    assert "unknown key 'widht'" in fault(lambda folder, config: config["backbone"].update(widht=3))
+    assert "model_type" in fault(lambda folder, config: config.update(model_type="bert"))
+    assert "format 9" in fault(lambda folder, config: config.update(format=9))
+    assert "has shape" in fault(lambda folder, config: config["backbone"].update(width=32))
+    assert "weights are missing" in fault(lambda folder, config: (folder / "model.safetensors").unlink())
+    assert "is broken" in fault(lambda folder, config: (folder / "model.safetensors").write_bytes(b"x" * 99))
+    assert "lacks weight" in fault(lambda folder, config: config["backbone"].update(n_layers=3))
+    with pytest.raises(ValueError, match="unknown weight"):
+        load(model, {**stored(model), "extra": torch.zeros(1)}, "here")
+
+
+def test_an_empty_canvas_is_a_canvas():
+    assert Canvas.from_rows([]).n_rows == 0
