@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,8 @@ import pytest
 
 from unmask.backbone import BackboneConfig
 from unmask.cli import main
+from unmask.cli.app import EXAMPLES
+from unmask.cli.info import DEFAULT
 from unmask.evaluation import TASKS
 from unmask.folder import write_model
 from unmask.model import Model, ModelConfig
@@ -100,3 +105,19 @@ def test_every_task_has_its_module(task: str) -> None:
     from importlib import import_module
 
     assert callable(import_module(TASKS[task].module).evaluate)
+
+
+@pytest.mark.parametrize("verb", EXAMPLES)
+def test_examples_work_as_pasted(verb: str, tmp_path: Path) -> None:
+    if verb != "train" and not (DEFAULT / "config.json").exists():
+        pytest.skip("the built-in model is not in this copy")
+    command = tmp_path / "bin" / "unmask"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -W error -m unmask.cli "$@"\n')
+    command.chmod(0o755)
+    source = str(DEFAULT.parents[1])
+    places = {"PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": source}
+    ended = subprocess.run(
+        ["bash", "-e", "-c", EXAMPLES[verb]], cwd=tmp_path, env=os.environ | places, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
