@@ -113,12 +113,13 @@ class Oracle:
     def __init__(self, sentences: list[str]) -> None:
         self.sentences = sentences
         self.batches: list[int] = []
+        self.model = SimpleNamespace(objective=SimpleNamespace(paths="many"))
 
     def fill(self, texts: list[str], n: int, seed: int) -> list[list[Any]]:
         self.batches.append(len(texts))
         return [[self._fill("wrong"), self._fill(self._answer(text))][:n] for text in texts]
 
-    def score(self, texts: list[str], seed: int) -> list[Any]:
+    def score(self, texts: list[str], **how: Any) -> list[Any]:
         kinds = ["exact" if len(text.split()) < 7 else "estimate" for text in texts]
         return [
             SimpleNamespace(log_prob=-5.0 * len(text.split()), words=len(text.split()), kind=kind)

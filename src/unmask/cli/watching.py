@@ -35,9 +35,7 @@ def _live(steps: Iterable[Step]) -> None:
     before = ""
     with Live(console=console(), auto_refresh=False, transient=False) as live:
         for step in steps:
-            live.update(
-                Text(f"{step.passes:3d}  ", style="dim").append_text(highlighted(step.text, before)), refresh=True
-            )
+            live.update(Text.assemble((f"{step.passes:3d}  ", "dim"), highlighted(step.text, before)), refresh=True)
             before = step.text
             time.sleep(PAUSE)
         live.update(Text(before), refresh=True)
