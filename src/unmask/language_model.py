@@ -177,7 +177,7 @@ class LanguageModel:
         many = not isinstance(prompt, str)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         readings = [self.tokenizer.read([_spaced(one), Blank()]) for one in prompts]
-        search = _search(policy, n, beam or n, None, temperature, top_p, top_k, seed, timeout)
+        search = _search(policy, n, beam, None, temperature, top_p, top_k, seed, timeout, rows=n)
         found = self._fill(readings, search, max_words)
         return found if many else found[0]
 
@@ -199,7 +199,7 @@ class LanguageModel:
     ) -> Iterator[Step]:
         """Every step of filling one text; `___` stands for what is still open. Arguments as in `fill`."""
         reading = self.tokenizer.read(text, blank=blank, marks=marks)
-        search = _search(policy, 1, beam or 1, steps, temperature, top_p, top_k, seed, timeout)
+        search = _search(policy, 1, beam, steps, temperature, top_p, top_k, seed, timeout, rows=1)
         opened = open_all(self.model, self.tokenizer, [reading], max_words)
         yield Step(self.tokenizer.write(reading.canvas, 0, reading, signs=True).text, (), (), 0)
         for moment in infill(self.model, opened.requests, opened.rules, opened.classes, search):
@@ -274,7 +274,7 @@ class LanguageModel:
             Fill(
                 (written := self.tokenizer.write(one.canvas, 0, reading)).text,
                 one.score,
-                kind,
+                kind if one.complete else "estimate",  # of an unfinished text not all has been paid for
                 given_of(objective.holes),
                 one.status,
                 tuple(
@@ -323,14 +323,17 @@ def _search(
     top_k: int | None,
     seed: int,
     timeout: float | None,
+    rows: int | None = None,
 ) -> Search:
-    """How to decode, with what was not said filled in."""
+    """How to decode, with what was not said filled in; `rows`: what a beam is where nothing was said of it."""
     name = policy or "confident"
     rule = POLICIES.get(name)
-    single = temperature > 0 or (steps is not None and n == 1) or (rule is not None and (
-        rule.several or not rule.deterministic))  # fmt: skip
-    width = beam if beam is not None else 1 if single else max(BEAM, 2 * n)
-    return Search(name, n, width if single else max(width, n), temperature, top_p, top_k, steps, seed, timeout)
+    drawn = temperature > 0 or (rule is not None and (rule.several or not rule.deterministic))
+    if beam is None:
+        beam = 1 if drawn or (steps is not None and n == 1) else rows or max(BEAM, 2 * n)
+    elif not drawn and beam > 0:
+        beam = max(beam, n)
+    return Search(name, n, beam, temperature, top_p, top_k, steps, seed, timeout)
 
 
 def _are_many(text: str | Sequence[Any]) -> bool:

@@ -21,7 +21,6 @@ from unmask.results import Status
 
 CHUNK = 16_384  # elements a forward pass
 CROWD = 512  # rows that are open at once; requests beyond wait
-SHORTLIST = 64  # alternatives a family is asked for when sampling from all it offers
 DRAWS = 4  # samples for each that is asked for, at most, until they are distinct
 MOST_SAMPLES = 1_000_000  # of one request: groups are numbered by request and sample
 
@@ -51,6 +50,11 @@ class Search:
             raise ValueError(f"top_p is {self.top_p} · it is a share of the probability · take one above 0, at most 1")
         if self.timeout is not None and not self.timeout > 0:
             raise ValueError(f"timeout is {self.timeout} · it is a number of seconds above 0 · change it")
+        if self.n > 1 and self.rule.several and not self.sampling:
+            raise ValueError(
+                f"n is {self.n} · the policy {self.policy!r} writes one text, whatever it could say instead"
+                " · give a temperature above 0, or another policy"
+            )
         if self.beam > 1 and (self.sampling or self.rule.several):
             raise ValueError(
                 f"a beam of {self.beam} · it follows one edit at a time and draws nothing"
@@ -211,7 +215,7 @@ class _Loop:
         sites = objective.sites(rows.canvas)
         may = allowed(rows.canvas, sites, self.rules, self.classes)
         draws = self.search.temperature > 0
-        n = SHORTLIST if draws and search.top_k is None else (1 if search.sampling else 2 * search.beam)
+        n = 1 if search.sampling else 2 * search.beam
         shape = Shape(self.classes.of, may, search.temperature, search.top_p, search.top_k)
         noise = self._noise(rows) if search.sampling else None
         prediction = self.model.predict(rows.canvas)

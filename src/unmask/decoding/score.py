@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -79,6 +79,7 @@ def _batch(
 ) -> list[Scored]:
     device = model.device
     clean, hidden = concat(canvases).to(device), torch.cat(masks).to(device)
+    clean = replace(clean, fixed=clean.fixed & ~hidden)
     keys = [hashlib.blake2b(repr(canvas.ids.tolist()).encode(), digest_size=8).digest() for canvas in canvases]
     key = torch.tensor([int.from_bytes(one, "little", signed=True) for one in keys], device=device)
 

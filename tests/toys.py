@@ -1,0 +1,43 @@
+"""Small language models of every family with a tokenizer of their own, made on the spot, for tests."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+from unmask.backbone import BackboneConfig
+from unmask.language_model import LanguageModel
+from unmask.model import Model, ModelConfig
+from unmask.tokenizer import Tokenizer
+
+FAMILIES = ["blank_lm", "left_to_right", "masked_diffusion"]
+WRITERS = ["blank_lm", "left_to_right"]  # fill blanks of any length
+TEXTS = [
+    "the cat sat on the mat and the old man saw a dog",
+    "a big old dog ran to the cat on the mat",
+    "she saw the man and the dog sat, unable, at 12",
+]
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(TEXTS * 20, vocab_size=384)
+
+
+@cache
+def toy(objective: str, seed: int = 0, max_length: int = 128, scale: float = 0.4) -> LanguageModel:
+    """A float64 model with weights large enough to have opinions."""
+    tok = tokenizer()
+    special = tuple(tok.special.nonzero().squeeze(1).tolist())
+    shape = BackboneConfig(
+        vocab_size=tok.vocab_size, width=16, n_layers=2, n_heads=2, mlp_width=32, max_length=max_length
+    )
+    model = Model(ModelConfig(objective, shape, tok.signs, special))
+    model.initialise(seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    return LanguageModel(model.double(), tok)
