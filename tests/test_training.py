@@ -19,7 +19,7 @@ from unmask.folder import load, read_config, read_model, read_tensors, stored, w
 from unmask.masking.mixture import Mixture
 from unmask.objectives import OBJECTIVES
 from unmask.tokenizer import Tokenizer
-from unmask.training import checkpoint, setup
+from unmask.training import checkpoint, memory, setup
 from unmask.training.budget import Budget, Clock, extended, rate
 from unmask.training.config import Recipe, ScheduleChoice, checked, difference, resolve
 from unmask.training.config import load as load_yaml
@@ -101,6 +101,18 @@ def test_every_objective_goes_through_the_one_loop(name, text, tmp_path):
     assert read_model(out / "model")[0].config.objective == name
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_bfloat16_is_a_way_to_multiply(name, text, tmp_path):
+    settings = [*TINY, f"objective={name}", "steps=3"]
+    fine, coarse = (
+        train(text, [*settings, f"precision={precision}"], tmp_path / precision, progress=False)
+        for precision in ("float32", "bfloat16")
+    )
+    assert losses(coarse) != losses(fine)
+    assert losses(coarse) == pytest.approx(losses(fine), rel=1e-2)
+    assert all(weight.dtype == torch.float32 for weight in read_tensors(coarse / "model").values())
+
+
 def test_training_goes_on_from_a_model(run, text, tmp_path):
     out = train(text, ["steps=4", "batch_tokens=256", f"model={run / 'model'}"], tmp_path / "run", progress=False)
     assert losses(out)[0] < losses(run)[0]
@@ -118,34 +130,35 @@ def test_tensorboard_is_told(text, tmp_path):
 # The loss is a sum over a true count.
 
 
-def split_run(text, out, *, parts=1, processes=1, precision="float64"):
-    """20 steps in a process of its own each, so that they may form a group."""
-    settings = [*TINY, "steps=20", f"accumulate={parts}", f"precision={precision}", "evaluate_every=10", "threads=1"]
-    code = f"from unmask.training.run import train; train({str(text)!r}, {settings!r}, {str(out)!r}, progress=False)"
+PRECISE = {"float64": 1e-9, "float32": 1e-5}
+
+
+def split_settings(precision):
+    return [*TINY, "steps=20", f"precision={precision}", "evaluate_every=10", "threads=1"]
+
+
+def test_two_processes_are_one(text, tmp_path):
+    calls = [
+        f"train({str(text)!r}, {split_settings(precision)!r}, {str(tmp_path / ('two-' + precision))!r}, progress=False)"
+        for precision in PRECISE
+    ]
+    code = "; ".join(["from unmask.training.run import train", *calls])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    if processes > 1:
-        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
-    started = [
-        subprocess.Popen([sys.executable, "-c", code], env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-                         if processes > 1 else env)
-        for rank in range(processes)
-    ]  # fmt: skip
-    assert [process.wait(timeout=120) for process in started] == [0] * processes
-    return out
-
-
-@pytest.mark.parametrize(("precision", "within"), [("float64", 1e-9), ("float32", 1e-5)])
-def test_two_processes_are_one(precision, within, text, tmp_path):
-    settings = [*TINY, "steps=20", f"precision={precision}", "evaluate_every=10"]
-    one = train(text, settings, tmp_path / "one", progress=False)
-    two = split_run(text, tmp_path / "two", processes=2, precision=precision)
-    assert losses(two) == pytest.approx(losses(one), rel=0, abs=within)
-    assert [entry["tokens"] for entry in log(two)] == [entry["tokens"] for entry in log(one)]
-    held = [[entry["held_out"]["loss"] for entry in log(out) if "held_out" in entry] for out in (one, two)]
-    assert held[1] == pytest.approx(held[0], rel=0, abs=within)
+    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    pair = [
+        subprocess.Popen([sys.executable, "-c", code], env={**env, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
+    ]
+    assert [process.wait(timeout=300) for process in pair] == [0, 0]
+    for precision, within in PRECISE.items():
+        one = train(text, split_settings(precision), tmp_path / f"one-{precision}", progress=False)
+        two = tmp_path / f"two-{precision}"
+        assert losses(two) == pytest.approx(losses(one), rel=0, abs=within)
+        assert [entry["tokens"] for entry in log(two)] == [entry["tokens"] for entry in log(one)]
+        held = [[entry["held_out"]["loss"] for entry in log(out) if "held_out" in entry] for out in (one, two)]
+        assert held[1] == pytest.approx(held[0], rel=0, abs=within)
 
 
 def test_micro_batches_are_one_batch(text, tmp_path):
@@ -407,6 +420,20 @@ def test_a_missing_extra_is_named(monkeypatch, text, tmp_path):
     monkeypatch.setattr("unmask.training.run.find_spec", lambda name: None if name == "accelerate" else object())
     with pytest.raises(ValueError, match=r"accelerate is not installed .* pip install 'unmask\[train\]'"):
         train(text, [], tmp_path / "run")
+
+
+def test_a_process_settles_its_memory_once(monkeypatch):
+    begun = []
+    monkeypatch.setattr("os.execve", lambda *given: begun.append(given))
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.40"))
+    for name in memory.SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    memory.settle_memory()
+    ((program, argv, env),) = begun
+    assert program == argv[0] == sys.executable and env.items() >= memory.SETTINGS.items()
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    memory.settle_memory()
+    assert len(begun) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -85,7 +85,8 @@ class Attention(nn.Module):
         qkv = self.qkv(x).view(x.shape[0], self.n_heads + 2 * self.n_kv_heads, self.head_width)
         qk, v = qkv.split([self.n_heads + self.n_kv_heads, self.n_kv_heads], 1)
         if self.qk_norm is not None:
-            qk = self.qk_norm(qk)
+            weight = self.qk_norm.weight.to(qk.dtype)  # under autocast they differ, and the fused kernel wants one
+            qk = F.rms_norm(qk, (self.head_width,), weight, self.qk_norm.eps)
         q, k = rotate(qk, *turn).split([self.n_heads, self.n_kv_heads], 1)
         mixed = pattern.attend(q, k, v, window).flatten(1)
         out: Tensor = self.out(mixed if read is None else mixed[read])

@@ -46,7 +46,7 @@ class _NLL(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, matrix: Tensor, bias: Tensor, run: Tensor, word: Tensor, weight: Tensor
     ) -> Tensor:
-        logits = F.linear(hidden, matrix, bias)
+        logits = F.linear(hidden, matrix, bias).to(weight.dtype)  # under autocast the product alone is bfloat16
         top = logits.amax(-1, keepdim=True)
         mass = weight.new_zeros(hidden.shape[0]).index_add_(0, run, weight)  # [K]
         picked = logits[run, word]

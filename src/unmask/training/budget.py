@@ -83,10 +83,11 @@ class Clock:
         self.times = [time.perf_counter()]
 
     def tick(self, minutes: float) -> float | None:
-        """Call after each step; seconds a step once they are known (sooner when a tenth of the minutes is gone)."""
+        """Call after each step; seconds a step once they are known (sooner when a good part of the minutes is gone)."""
         self.times.append(time.perf_counter())
         taken = len(self.times) - 1
-        if taken < FIRST + TIMED and self.times[-1] - self.times[0] < minutes * 6:
+        share = (self.times[-1] - self.times[0]) / max(minutes * 60, 1e-9)
+        if taken < FIRST + TIMED and share < (0.2 if taken > FIRST else 0.6):
             return None
         skipped = min(FIRST, taken - 1)
         return (self.times[-1] - self.times[skipped]) / (taken - skipped)

@@ -78,6 +78,7 @@ def _run(asked: Recipe, folder: RunFolder, accelerator: Accelerator, going_on: b
     from unmask.data.batches import Batches
     from unmask.training import setup
     from unmask.training.loop import Trainer
+    from unmask.training.memory import give_back
     from unmask.training.progress import Progress, StopSignal
 
     main = accelerator.is_main_process
@@ -86,6 +87,7 @@ def _run(asked: Recipe, folder: RunFolder, accelerator: Accelerator, going_on: b
         batches = Batches.open(
             recipe.data, tokenizer, batch_tokens=recipe.batch_tokens, seed=recipe.seed, cache=folder.path / "data"
         )
+    give_back()
     folder.keep = recipe.keep
     model = setup.make_model(recipe, tokenizer)
     masking = setup.make_masking(recipe, tokenizer, accelerator.device)
@@ -161,7 +163,7 @@ def _budget(recipe: Recipe, batches: Batches, folder: RunFolder, step: int) -> B
         limits.append(max(1, before + round(part * (batches.n_steps(whole + 1) - before)) if part else before))
     new = Budget(min(limits) if limits else None, recipe.minutes)
     told = folder.path / "budget.json"
-    if step == 0 or not told.exists():
+    if not told.exists():
         return new
     return extended(Budget(**json.loads(told.read_text(encoding="utf-8"))), new, step, recipe.schedule)
 

@@ -1,0 +1,29 @@
+"""How the C library gives memory back, settled before a training process begins. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+
+# By default glibc returns every large block to the system when it is freed and faults its pages in again for the next
+# step, which costs 20 to 30 % of a step of a small model on a CPU. It reads its settings when the process begins.
+SETTINGS = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),  # blocks below 32 MiB come from the heap
+    "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),  # whose top stays
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # in huge pages where the system allows
+}
+
+
+def settle_memory() -> None:
+    """Begin this process anew with those settings, once; where any is set already, or without glibc, do nothing."""
+    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in SETTINGS):
+        return
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **SETTINGS})
+
+
+def give_back() -> None:
+    """Give back what was freed so far: making the data takes more memory than training on them."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
