@@ -99,7 +99,7 @@ def test_fill_json(model: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
 def test_only_what_was_asked_reaches_the_model(model: StandIn) -> None:
     main(["fill", "a ___", "--json"])
     main(["fill", "a ___", "--json", "--beam", "7", "--top-p", "0.9", "--blank", "<f>", "--policy", "confident"])
-    assert model.calls[0] == {"n": 1, "seed": 0, "temperature": 0.0}
+    assert model.calls[0] == {"n": 5, "seed": 0, "temperature": 0.0}
     assert model.calls[1] == model.calls[0] | {"beam": 7, "top_p": 0.9, "blank": "<f>", "policy": "confident"}
 
 

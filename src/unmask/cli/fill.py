@@ -24,7 +24,7 @@ def fill(
     texts: options.Texts = None,
     file: options.File = None,
     whole: options.Whole = False,
-    n: options.Count = 1,
+    n: options.Count = 5,
     model: options.Model = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show the text as it is written.")] = False,
     as_json: options.Json = False,
