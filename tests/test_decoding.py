@@ -9,16 +9,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from families import N_WORDS, tiny_model
 from toys import FAMILIES, WRITERS, toy
-
 from unmask.canvas import Canvas, Role, concat
 from unmask.decoding import beam
 from unmask.decoding.constraints import Rules, TokenClasses
-from unmask.decoding.infill import Finished, Request, Search, run
+from unmask.decoding.infill import Finished, Request, run
 from unmask.decoding.kinds import kind_of
 from unmask.decoding.policies import POLICIES, Progress, best_sites
 from unmask.decoding.replay import Told, replay, signs_for
+from unmask.decoding.search import Search
 from unmask.holes import Blank, Hole, Mask
 from unmask.model import Model
 from unmask.noise import Noise
@@ -328,8 +329,8 @@ def test_kinds() -> None:
     [
         ({"policy": "best"}, "policy"), ({"n": 0}, "n is 0"), ({"beam": 0}, "beam"), ({"temperature": -1.0}, "temper"),
         ({"top_p": 0.0}, "top_p"), ({"timeout": 0.0}, "timeout"), ({"beam": 4, "temperature": 1.0}, "beam of 4"),
-        ({"temperature": float("nan")}, "temper"), ({"n": 3, "policy": "parallel"}, "parallel"), ({"steps": 0}, "steps"),
-        ({"max_words": 0}, "max_words"), ({"top_k": 0, "temperature": 1.0}, "top_k"),
+        ({"temperature": float("nan")}, "temper"), ({"n": 3, "policy": "parallel"}, "parallel"),
+        ({"max_words": 0}, "max_words"), ({"top_k": 0, "temperature": 1.0}, "top_k"), ({"steps": 0}, "steps"),
     ],
 )  # fmt: skip
 def test_wrong_wishes_are_refused(how: dict[str, object], word: str) -> None:

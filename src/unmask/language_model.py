@@ -10,11 +10,12 @@ from typing import Any, overload
 import torch
 
 from unmask.canvas import Canvas, Role
-from unmask.decoding.infill import Finished, Moment, Search, infill, run
-from unmask.decoding.kinds import given_of, kind_of
-from unmask.decoding.opening import Opened, Start, open_all
+from unmask.decoding.answers import fills_of, some
+from unmask.decoding.infill import Moment, infill, run
+from unmask.decoding.opening import open_all
 from unmask.decoding.policies import POLICIES
 from unmask.decoding.score import ORDERS, score
+from unmask.decoding.search import Search
 from unmask.folder import CARD, read_model, write_model
 from unmask.holes import Blank, Sign
 from unmask.model import Model
@@ -204,7 +205,7 @@ class LanguageModel:
         yield Step(self.tokenizer.write(reading.canvas, 0, reading, signs=True).text, (), (), 0)
         for moment in infill(self.model, opened.requests, opened.rules, opened.classes, search):
             if 0 in moment.finished:
-                best = _some(moment.finished[0])
+                best = some(moment.finished[0])
                 yield self._step(best.canvas, 0, reading, moment)
             elif moment.open is not None:
                 yield self._step(moment.open.canvas, int(moment.open.score.argmax()), reading, moment)
@@ -252,39 +253,8 @@ class LanguageModel:
             opened = open_all(self.model, self.tokenizer, readings, max_words)
         answers = run(self.model, opened.requests, opened.rules, opened.classes, search)
         return [
-            self._fills(number, reading, opened, found, search)
+            fills_of(self.tokenizer, self.model.objective, reading, opened, number, found, search)
             for number, (reading, found) in enumerate(zip(readings, answers, strict=True))
-        ]
-
-    def _fills(
-        self, number: int, reading: Reading, opened: Opened, found: list[Finished], search: Search
-    ) -> list[Fill]:
-        """What was found for one text, as values."""
-        _some(found)
-        objective = self.model.objective
-        kind = kind_of(
-            objective.paths,
-            summed=opened.summed[number],
-            several=search.rule.several or search.steps is not None,
-            estimated=opened.estimated[number],
-        )
-        probs = _candidate_probs(opened, number, found)
-        split = not (search.rule.charges_place or opened.estimated[number])
-        return [
-            Fill(
-                (written := self.tokenizer.write(one.canvas, 0, reading)).text,
-                one.score,
-                kind if one.complete else "estimate",  # of an unfinished text not all has been paid for
-                given_of(objective.holes),
-                one.status,
-                tuple(
-                    HoleFill(i, start, end, text, cost, probs.get((i, opened.starts[one.start].choice.get(i, -1))))
-                    for i, ((start, end, text), cost) in enumerate(
-                        zip(written.spans, _costs(one, len(reading.holes), split), strict=True)
-                    )
-                ),
-            )
-            for one in found[: search.n]
         ]
 
     def _step(self, canvas: Canvas, row: int, reading: Reading, moment: Moment) -> Step:
@@ -354,43 +324,3 @@ def _of_length(reading: Reading, words: int) -> list[str | Sign]:
 def _spaced(prompt: str) -> str:
     """A prompt after which a new word may begin."""
     return prompt if not prompt or prompt[-1].isspace() else f"{prompt} "
-
-
-def _some(found: list[Finished]) -> Finished:
-    if not found:
-        raise ValueError(
-            "nothing fits the holes within their limits · every way to go on was barred · loosen the limits of words"
-        )
-    return found[0]
-
-
-def _costs(one: Finished, n_holes: int, split: bool) -> list[float | None]:
-    """Each hole's own log-probability; None where no split is defined."""
-    if n_holes == 1:
-        return [one.score]
-    if one.merged or not split:
-        return [None] * n_holes
-    canvas = one.canvas
-    mine = canvas.hole >= 0
-    sums = torch.zeros(n_holes, dtype=torch.float64, device=canvas.ids.device)
-    costs: list[float | None] = [*sums.index_add(0, canvas.hole[mine], canvas.log_prob[mine].double()).tolist()]
-    return costs
-
-
-def _candidate_probs(opened: Opened, number: int, found: list[Finished]) -> dict[tuple[int, int], float]:
-    """Probability of each candidate of each hole: the softmax over combinations, summed over the other holes'."""
-    request = opened.requests[number]
-    rules = request.starts.request.tolist()
-    if not any(opened.starts[q].choice for q in rules):
-        return {}
-    score = request.score.clone()
-    if request.apart:  # known only now: what the finished rows of each start come to
-        for i, q in enumerate(rules):
-            shares = [one.shares[q] for one in found if q in one.shares]
-            score[i] = torch.tensor(shares or [-torch.inf], dtype=torch.float64).logsumexp(0)
-    probs: dict[tuple[int, int], float] = {}
-    for q, prob in zip(rules, score.softmax(0).tolist(), strict=True):
-        start: Start = opened.starts[q]
-        for pair in start.choice.items():
-            probs[pair] = probs.get(pair, 0.0) + prob
-    return probs

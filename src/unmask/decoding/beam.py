@@ -37,11 +37,13 @@ class Hypotheses:
 
 
 def join(parts: Sequence[Hypotheses]) -> Hypotheses:
-    """Several in one."""
+    """Several in one; elements get fresh keys, which would grow without end if they only added up."""
     if len(parts) == 1:
         return parts[0]
     columns = (torch.cat([getattr(part, name) for part in parts]) for name in ("score", "merged", "group", "age"))
-    return Hypotheses(concat([part.canvas for part in parts]), *columns)
+    canvas = concat([part.canvas for part in parts])
+    key = torch.arange(canvas.n_elements, device=canvas.ids.device)
+    return Hypotheses(replace(canvas, key=key, next_key=canvas.n_elements), *columns)
 
 
 def forked(proposal: Proposal, parents: Canvas, children: Canvas, parent: Tensor, site: Tensor, pick: Tensor,

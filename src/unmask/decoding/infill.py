@@ -13,7 +13,8 @@ from unmask.canvas import Canvas, concat
 from unmask.decoding import beam
 from unmask.decoding.beam import Hypotheses
 from unmask.decoding.constraints import Rules, TokenClasses, allowed, hit_limit
-from unmask.decoding.policies import POLICIES, Policy, Progress, best_sites, places
+from unmask.decoding.policies import Progress, best_sites, places
+from unmask.decoding.search import Search
 from unmask.model import Model
 from unmask.noise import Noise
 from unmask.objectives import Proposal, Shape
@@ -23,58 +24,6 @@ CHUNK = 16_384  # elements a forward pass
 CROWD = 512  # rows that are open at once; requests beyond wait
 DRAWS = 4  # samples for each that is asked for, at most, until they are distinct
 MOST_SAMPLES = 1_000_000  # of one request: groups are numbered by request and sample
-
-
-@dataclass(frozen=True)
-class Search:
-    """How to decode."""
-
-    policy: str = "confident"
-    n: int = 1  # distinct fills a request
-    beam: int = 1  # open rows a request
-    temperature: float = 0.0  # above 0: sampling
-    top_p: float | None = None
-    top_k: int | None = None
-    steps: int | None = None  # most forward passes a row
-    seed: int = 0
-    timeout: float | None = None  # seconds
-
-    def __post_init__(self) -> None:
-        if self.policy not in POLICIES:
-            raise ValueError(f"no policy {self.policy!r} · policies: {', '.join(POLICIES)}")
-        for name, least in (("n", 1), ("beam", 1), ("steps", 1), ("top_k", 1), ("temperature", 0)):
-            value = getattr(self, name)
-            if value is not None and not least <= value < float("inf"):
-                raise ValueError(f"{name} is {value} · it cannot be less than {least} or endless · change it")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p} · it is a share of the probability · take one above 0, at most 1")
-        if self.timeout is not None and not self.timeout > 0:
-            raise ValueError(f"timeout is {self.timeout} · it is a number of seconds above 0 · change it")
-        if self.n > 1 and self.rule.several and not self.sampling:
-            raise ValueError(
-                f"n is {self.n} · the policy {self.policy!r} writes one text, whatever it could say instead"
-                " · give a temperature above 0, or another policy"
-            )
-        if self.beam > 1 and (self.sampling or self.rule.several):
-            raise ValueError(
-                f"a beam of {self.beam} · it follows one edit at a time and draws nothing"
-                " · leave out beam, or temperature and a policy that takes several places at once"
-            )
-
-    @property
-    def rule(self) -> Policy:
-        """The policy itself."""
-        return POLICIES[self.policy]
-
-    @property
-    def at_once(self) -> bool:
-        """Whether all that the policy takes is written in one go; otherwise each alternative is a row of its own."""
-        return self.sampling or self.rule.several or (self.steps is not None and self.beam == 1 and not self.rule.all)
-
-    @property
-    def sampling(self) -> bool:
-        """Whether anything is drawn: each fill is a row of its own then."""
-        return self.temperature > 0 or not self.rule.deterministic
 
 
 @dataclass(frozen=True)
@@ -165,9 +114,17 @@ class _Loop:
             parts.append(self._expand(rows if some.numel() == rows.n_rows else rows.take(some)))
         self.passes += 1
         grown = beam.join(parts)
+        if len(parts) > 1 and not self.search.at_once:  # so that chunks change nothing
+            best = beam.top_of(grown.score, grown.group, self._width).sort().values
+            grown = grown.take(best)
         grown = self._without_closed(grown if self.search.sampling else beam.merge(grown))
         kept = beam.top_of(grown.score, grown.group, self.search.beam).sort().values
         return self._leave(grown.take(kept))
+
+    @property
+    def _width(self) -> int:
+        """How many children of a group are made before equal ones merge."""
+        return 4 * self.search.beam
 
     def _without_closed(self, rows: Hypotheses) -> Hypotheses:
         """The rows that are still open; finished ones are set aside."""
@@ -227,7 +184,7 @@ class _Loop:
             site = chosen.nonzero().squeeze(1)
             return self._write(rows, proposal, site, proposal.score[site].argmax(1), forks=False)
         total = torch.where(alive[proposal.sites.row][:, None], total, -torch.inf)
-        site, pick = beam.grow(total, proposal, rows.group, 4 * search.beam)
+        site, pick = beam.grow(total, proposal, rows.group, self._width)
         return self._write(rows, proposal, site, pick, forks=True)
 
     def _one_a_hole(self, proposal: Proposal, chosen: Tensor) -> Tensor:
@@ -330,7 +287,7 @@ class _Loop:
         stay = torch.tensor([number not in ended for number in numbers.tolist()], dtype=torch.bool)
         grown = grown.take(stay.to(grown.score.device))
         again = [i for i in sorted(active) if i not in ended and i not in open_scores]  # samples that fell together
-        fresh = [self._start(i, self.search.n - len(self.states[i].done)) for i in again]
+        fresh = [self._start(i, self._missing(i)) for i in again]
         parts = ([grown] if grown.n_rows else []) + fresh
         self.open = beam.join(parts) if parts else None
         return Moment(self.open, ended, self.passes)
@@ -347,6 +304,11 @@ class _Loop:
             passed = sum(one.shares.get(start, -torch.inf) >= score for one in done)
             keep.append(passed < self.search.n)
         return rows.take(torch.tensor(keep, dtype=torch.bool, device=rows.score.device))
+
+    def _missing(self, number: int) -> int:
+        """How many more samples to draw at once: as many as before, or what is left."""
+        n, drawn = self.search.n, self.states[number].n_drawn
+        return max(1, min(drawn, DRAWS * n + DRAWS - drawn))
 
     def _is_done(self, number: int, best_open: float | None) -> bool:
         state, n = self.states[number], self.search.n

@@ -1,0 +1,104 @@
+"""From finished rows to what a caller gets: texts, spans, costs, probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from unmask.decoding.infill import Finished
+from unmask.decoding.kinds import given_of, kind_of
+from unmask.decoding.opening import Opened
+from unmask.decoding.search import Search
+from unmask.objectives import Objective
+from unmask.results import Fill, HoleFill
+from unmask.tokenizer import Reading, Tokenizer
+
+
+def fills_of(
+    tokenizer: Tokenizer,
+    objective: Objective,
+    reading: Reading,
+    opened: Opened,
+    number: int,
+    found: Sequence[Finished],
+    search: Search,
+) -> list[Fill]:
+    """The fills of one text.
+
+    Args:
+        tokenizer: Writes the rows.
+        objective: Says what kind of number its paths give.
+        reading: The text.
+        opened: What the search began from.
+        number: Which of its requests the text is.
+        found: Best first.
+        search: How it was searched.
+
+    Raises:
+        ValueError: when nothing was found.
+    """
+    some(found)
+    kind = kind_of(
+        objective.paths,
+        summed=opened.summed[number],
+        several=search.rule.several or search.steps is not None,
+        estimated=opened.estimated[number],
+    )
+    probs = candidate_probs(opened, number, found)
+    split = not (search.rule.charges_place or opened.estimated[number])
+    fills = []
+    for one in found[: search.n]:
+        written = tokenizer.write(one.canvas, 0, reading)
+        choice = opened.starts[one.start].choice
+        parts = zip(written.spans, costs(one, len(reading.holes), split), strict=True)
+        holes = [
+            HoleFill(i, start, end, text, cost, probs.get((i, choice.get(i, -1))))
+            for i, ((start, end, text), cost) in enumerate(parts)
+        ]
+        sort = kind if one.complete else "estimate"  # of an unfinished text not all has been paid for
+        fills.append(Fill(written.text, one.score, sort, given_of(objective.holes), one.status, tuple(holes)))
+    return fills
+
+
+def some(found: Sequence[Finished]) -> Finished:
+    """The best of what was found.
+
+    Raises:
+        ValueError: when there is nothing.
+    """
+    if not found:
+        raise ValueError(
+            "nothing fits the holes within their limits · every way to go on was barred · loosen the limits of words"
+        )
+    return found[0]
+
+
+def costs(one: Finished, n_holes: int, split: bool) -> list[float | None]:
+    """Each hole's own log-probability; None where no split is defined."""
+    if n_holes == 1:
+        return [one.score]
+    if one.merged or not split:
+        return [None] * n_holes
+    canvas = one.canvas
+    mine = canvas.hole >= 0
+    sums = torch.zeros(n_holes, dtype=torch.float64, device=canvas.ids.device)
+    return [*sums.index_add(0, canvas.hole[mine], canvas.log_prob[mine].double()).tolist()]
+
+
+def candidate_probs(opened: Opened, number: int, found: Sequence[Finished]) -> dict[tuple[int, int], float]:
+    """Probability of each candidate by (hole, number): the softmax over all combinations, the other holes summed out."""
+    request = opened.requests[number]
+    rules = request.starts.request.tolist()
+    if not any(opened.starts[q].choice for q in rules):
+        return {}
+    score = request.score.clone()
+    if request.apart:  # known only now: what the finished rows of each start come to
+        for i, q in enumerate(rules):
+            shares = [one.shares[q] for one in found if q in one.shares]
+            score[i] = torch.tensor(shares or [-torch.inf], dtype=torch.float64).logsumexp(0)
+    probs: dict[tuple[int, int], float] = {}
+    for q, prob in zip(rules, score.softmax(0).tolist(), strict=True):
+        for pair in opened.starts[q].choice.items():
+            probs[pair] = probs.get(pair, 0.0) + prob
+    return probs

@@ -1,0 +1,198 @@
+"""The verbs: what comes back is what the contract says, alone, in a batch, and after a trip to disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import unmask
+from toys import FAMILIES, WRITERS, toy
+from unmask import Blank, Fill, Mask, Score
+from unmask.language_model import LanguageModel, load
+
+TEXTS = [
+    "the ___ sat on the ___.",
+    "a [MASK] dog",
+    "the ___{cat|old man} sat",
+    "she saw ___{0,2} him",
+    "___{1,2}",
+    "dog",
+]
+MASKS = ["the [MASK] sat", "a [MASK] [MASK] dog", "the ___{cat|old man} sat [MASK]", "dog"]
+
+
+def texts_of(family: str) -> list[str]:
+    return TEXTS if family in WRITERS else MASKS
+
+
+def close(a: list[Fill], b: list[Fill]) -> None:
+    assert [fill.text for fill in a] == [fill.text for fill in b]
+    assert [fill.status for fill in a] == [fill.status for fill in b]
+    assert [fill.log_prob for fill in a] == pytest.approx([fill.log_prob for fill in b], abs=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("how", [{}, {"temperature": 1.0, "seed": 4}, {"policy": "random"}], ids=str)
+def test_the_same_answer_alone_and_in_any_company(family: str, how: dict[str, object]) -> None:
+    lm, texts = toy(family), texts_of(family)
+    alone = [lm.fill(text, n=2, max_words=2, **how) for text in texts]
+    together = lm.fill(texts, n=2, max_words=2, **how)
+    reverse = lm.fill([*texts[::-1], texts[0]], n=2, max_words=2, **how)
+    for i, fills in enumerate(alone):
+        close(fills, together[i])
+        close(fills, reverse[len(texts) - 1 - i])
+    close(reverse[-1], alone[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_crowd_waits_its_turn(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, texts = toy(family), texts_of(family)
+    want = lm.fill(texts, n=2, max_words=2)
+    monkeypatch.setattr("unmask.decoding.infill.CROWD", 1)
+    monkeypatch.setattr("unmask.decoding.infill.CHUNK", 20)
+    monkeypatch.setattr("unmask.decoding.replay.CHUNK", 20)
+    for a, b in zip(want, lm.fill(texts, n=2, max_words=2), strict=True):
+        close(a, b)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fills_are_distinct_and_ranked(family: str) -> None:
+    text = "the [MASK] sat on the [MASK]."
+    for how in ({}, {"temperature": 1.0}, {"policy": "location"}):
+        fills = toy(family).fill(text, n=6, **how)
+        assert len({fill.text for fill in fills}) == len(fills) == 6
+        assert [fill.log_prob for fill in fills] == sorted((fill.log_prob for fill in fills), reverse=True)
+        for fill in fills:
+            assert fill.text == text.replace("[MASK]", "{}").format(*(hole.text for hole in fill.holes))
+            for hole in fill.holes:
+                assert fill.text[hole.start : hole.end] == hole.text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_holes_share_the_cost_where_there_is_one_path(family: str) -> None:
+    (fill,) = toy(family).fill("the [MASK] sat on the [MASK].")
+    assert sum(hole.log_prob for hole in fill.holes) == pytest.approx(fill.log_prob, abs=1e-4)
+    assert fill.given == (None if family in WRITERS else "length")
+    (one,) = toy(family).fill("the [MASK] sat")
+    assert one.holes[0].log_prob == one.log_prob
+    (summed,) = toy("blank_lm").fill("the [MASK] sat on the [MASK].", policy="location", beam=20)
+    assert [hole.log_prob for hole in summed.holes] == [None, None]
+
+
+def test_a_text_without_holes_comes_back() -> None:
+    (fill,) = toy("blank_lm").fill("no holes \\___ here")
+    assert (fill.text, fill.log_prob, fill.holes, fill.status) == ("no holes ___ here", 0.0, (), "finished")
+    assert toy("blank_lm").fill([]) == []
+
+
+def test_pieces_and_lists() -> None:
+    lm = toy("blank_lm")
+    pieces = ["the ", Blank(words=(1, 1)), " sat on ", Mask(), " ___"]
+    (fill,) = lm.fill(pieces)
+    assert fill.text.endswith(" ___")
+    assert [fills[0].text for fills in lm.fill([pieces, pieces])] == [fill.text] * 2
+    assert [len(fills) for fills in lm.fill(["a ___{1}", pieces], n=2)] == [2, 2]
+    assert "<fill>" not in lm.fill("the <fill> sat", blank="<fill>", max_words=1)[0].text
+
+
+def test_by_length_gives_a_list_for_each() -> None:
+    lists = toy("left_to_right").fill("the ___ sat", n=2, by_length=True)
+    assert [len(fills) for fills in lists] == [2] * 4
+    assert [{len(fill.holes[0].text.split()) for fill in fills} for fills in lists] == [{1}, {2}, {3}, {4}]
+    assert len(toy("left_to_right").fill(["the ___ sat", "a ___"], by_length=True)) == 2
+    with pytest.raises(ValueError, match="no free blank"):
+        toy("left_to_right").fill("the ___{2} sat", by_length=True)
+
+
+@pytest.mark.parametrize("family", WRITERS)
+@pytest.mark.parametrize("how", [{}, {"n": 2, "temperature": 1.0}, {"n": 2}], ids=str)
+def test_generate_keeps_its_prompt(family: str, how: dict[str, object]) -> None:
+    for prompt in ("the [MASK] cat", "she saw\n", ""):
+        fills = toy(family).generate(prompt, max_words=3, **how)
+        assert len(fills) == how.get("n", 1)
+        for fill in fills:
+            assert fill.text.startswith(prompt)
+            assert 1 <= len(fill.holes[0].text.split()) <= 3
+    assert len(toy(family).generate(["a", "b"], max_words=2)) == 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_watch_tells_every_step(family: str) -> None:
+    lm = toy(family)
+    text = "the [MASK] sat on [MASK]"
+    steps = list(lm.watch(text))
+    assert (steps[0].text.count("___") + steps[0].text.count("[MASK]"), steps[0].passes) == (2, 0)
+    assert steps[-1].text == lm.fill(text, beam=1)[0].text
+    assert [step.passes for step in steps] == sorted({step.passes for step in steps})
+    assert sum(len(step.written) for step in steps) == 2
+    assert all(step.taken_back == () for step in steps)
+    assert isinstance(lm.watch(text), Iterator)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_score_is_the_same_in_any_company(family: str) -> None:
+    lm = toy(family)
+    texts = ["the cat", "the cat sat on the mat and the old man saw a dog", "[MASK] ___", "a dog"]
+    together = lm.score(texts, orders=4, seed=1)
+    for text, score in zip(texts, together, strict=True):
+        alone = lm.score(text, orders=4, seed=1)
+        assert isinstance(alone, Score)
+        assert (alone.kind, alone.given, alone.tokens, alone.words) == (
+            score.kind, score.given, score.tokens, score.words,
+        )  # fmt: skip
+        assert alone.log_prob == pytest.approx(score.log_prob, abs=1e-6)
+        assert alone.std_error == pytest.approx(score.std_error, abs=1e-6, nan_ok=True)
+        assert alone.words == len(text.split())
+    with pytest.raises(ValueError, match="empty"):
+        lm.score("")
+    with pytest.raises(ValueError, match="reads 128"):
+        lm.score("the cat " * 100)
+    with pytest.raises(ValueError, match="method"):
+        lm.score("the cat", method="guess")
+
+
+def test_the_bound_is_below_the_truth_on_average() -> None:
+    lm = toy("blank_lm", scale=0.15)
+    exact = lm.score("the cat sat on it", method="exact")
+    bounds = [lm.score("the cat sat on it", method="bound", orders=2, seed=seed).log_prob for seed in range(60)]
+    mean = sum(bounds) / len(bounds)
+    error = torch.tensor(bounds).std().item() / len(bounds) ** 0.5
+    assert mean < exact.log_prob + 4 * error
+    assert (exact.kind, exact.std_error) == ("exact", 0.0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_to_disk_and_back(family: str, tmp_path: Path) -> None:
+    lm = toy(family)
+    lm.save_pretrained(tmp_path / "model")
+    again = unmask.load(tmp_path / "model", device="cpu")
+    assert isinstance(again, LanguageModel)
+    text = texts_of(family)[0]
+    close(lm.fill(text, n=2, max_words=2), again.fill(text, n=2, max_words=2))
+    assert {path.name for path in (tmp_path / "model").iterdir()} >= {
+        "config.json", "model.safetensors", "tokenizer.json", "README.md",
+    }  # fmt: skip
+
+
+def test_models_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="nowhere"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="Hub"):
+        load("no-such-house/no-such-model")
+    monkeypatch.setattr("unmask.language_model.WEIGHTS", tmp_path)
+    with pytest.raises(ValueError, match="not installed"):
+        load()
+    with pytest.raises(ValueError, match="dtype"):
+        load(tmp_path, dtype="half")
+
+
+def test_nothing_learns_while_it_fills() -> None:
+    lm = toy("blank_lm")
+    assert not any(parameter.requires_grad for parameter in lm.model.parameters())
+    before = torch.random.get_rng_state()
+    lm.fill("the ___{1} sat", temperature=1.0)
+    lm.score("the cat")
+    assert torch.equal(before, torch.random.get_rng_state())
