@@ -22,6 +22,8 @@ from unmask.objectives.orders import Actions
 from unmask.objectives.words import WordHead, choose, segment_logsumexp
 from unmask.view import View
 
+TABLE = 16_384  # pairs of blank and word whose splits are worked out at a time
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -77,8 +79,10 @@ class Prediction:
     def table(self, word: Tensor) -> Tensor:
         """The same for `A` words of every blank, `word [K, A]`, `[K, A, 4]`; a word's half is worked out once."""
         distinct, which = word.unique(return_inverse=True)
-        from_word = self.head.split_word(self.head.words.embedding(distinct))[which]
-        return self._split(self.head.split_blank(self.hidden)[:, None] + from_word)
+        from_word = self.head.split_word(self.head.words.embedding(distinct))
+        from_blank = self.head.split_blank(self.hidden)
+        parts = zip(from_blank.split(size := -(-TABLE // word.shape[1])), which.split(size), strict=True)
+        return torch.cat([self._split(blank[:, None] + from_word[words]) for blank, words in parts])
 
     def _split(self, mixed: Tensor) -> Tensor:
         logits: Tensor = self.head.split_out(F.relu(mixed))
@@ -213,14 +217,13 @@ class BlankLM:
 
         So a shortlist of words is enough once its last word is below the n-th pair found in it.
         """
-        width = min(2 * n + 16, words.shape[1])
-        while True:
+        for width in (min(4 * n + 16, words.shape[1]), words.shape[1]):
             shortlist = may_words.topk(width, -1)
             joint = self._with_splits(prediction, words, shortlist.indices, shape, allowed).flatten(1)
             top = joint.topk(min(n, joint.shape[1]), -1)
-            if width == words.shape[1] or bool((top.values[:, -1] >= shortlist.values[:, -1]).all()):
-                return shortlist.indices.gather(1, top.indices // 4), top.indices % 4, top.values
-            width = min(4 * width, words.shape[1])
+            if bool((top.values[:, -1] >= shortlist.values[:, -1]).all()):
+                break
+        return shortlist.indices.gather(1, top.indices // 4), top.indices % 4, top.values
 
     def _drawn(self, joint: Tensor, shape: Shape, noise: Noise | None, row: Tensor, place: Tensor) -> Tensor:
         """A split for each word, `[K, A]`, by Gumbel noise in float64."""
