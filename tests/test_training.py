@@ -177,10 +177,9 @@ def test_a_part_without_rows_gives_nothing_to_the_gradient(name):
     loss = lesson(empty, noise_for(empty))
     loss.total.backward()
     assert loss.total.item() == 0 and loss.count.item() == 0
-    used = [p for p in model.parameters() if p.grad is not None]
-    assert all(not p.grad.any() for p in used)
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
     lesson(clean, noise_for(clean)).total.backward()
-    assert {id(p) for p in model.parameters() if p.grad is not None} == {id(p) for p in used}
+    assert all(p.grad.isfinite().all() for p in model.parameters())  # each takes part: processes wait for all of them
 
 
 # Budgets and rates.
