@@ -63,6 +63,14 @@ def test_gradients_of_buckets_are_those_of_the_dense_rule() -> None:
         torch.testing.assert_close(fast, plain, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("causal", [False, True])
+def test_variable_length_kernel_agrees_with_the_dense_rule(shape: str, causal: bool) -> None:
+    model, view = backbone(**SHAPES[shape]).to("cuda", torch.bfloat16), packed([3, 17, 5, 1, 18, 4], causal).to("cuda")
+    torch.testing.assert_close(model(view).float(), model(view, dense=True).float(), rtol=0.05, atol=0.05)
+
+
 def test_candidates_read_their_context() -> None:
     # a child row behind a context sees just what the two laid end to end would
     model = backbone()
