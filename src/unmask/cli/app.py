@@ -64,6 +64,9 @@ def run(argv: list[str]) -> int:
 
         print(f"unmask {unmask.__version__}")
         return 0
+    if before[:1] != ["train"]:
+        # Threads that wait for each other must not spin: on a machine that is busy a fill took a hundred times as long.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     command = typer.main.get_command(build())
     try:
         code = command.main([*(before or ["--help"]), *bar, *after], prog_name="unmask", standalone_mode=False)
