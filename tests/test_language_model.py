@@ -125,11 +125,16 @@ def test_watch_tells_every_step(family: str) -> None:
     text = "the [MASK] sat on [MASK]"
     steps = list(lm.watch(text))
     assert (steps[0].text.count("___") + steps[0].text.count("[MASK]"), steps[0].passes) == (2, 0)
-    assert steps[-1].text == lm.fill(text, beam=1)[0].text
-    assert [step.passes for step in steps] == sorted({step.passes for step in steps})
-    assert sum(len(step.written) for step in steps) == 2
-    assert all(step.taken_back == () for step in steps)
+    live = list(lm.watch(text, beam=1))
+    assert steps[-1].text == lm.fill(text)[0].text
+    assert live[-1].text == lm.fill(text, beam=1)[0].text
+    for seen in (steps, live):
+        assert [step.passes for step in seen] == sorted({step.passes for step in seen})
+        assert sum(len(step.written) for step in seen) == 2
+        assert all(step.taken_back == () for step in seen)
     assert isinstance(lm.watch(text), Iterator)
+    drawn = list(lm.watch("the [MASK] ___{cat|dog} sat", temperature=1.0, seed=2))
+    assert drawn[-1].text == lm.fill("the [MASK] ___{cat|dog} sat", temperature=1.0, seed=2)[0].text
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -10,8 +10,8 @@ from typing import Any, overload
 import torch
 
 from unmask.canvas import Canvas, Role
-from unmask.decoding.answers import fills_of, some
-from unmask.decoding.infill import Moment, infill, run
+from unmask.decoding.answers import fills_of, history, some
+from unmask.decoding.infill import infill, run
 from unmask.decoding.opening import open_all
 from unmask.decoding.policies import POLICIES
 from unmask.decoding.score import ORDERS, score
@@ -198,17 +198,24 @@ class LanguageModel:
         blank: str | None = None,
         marks: str | None = None,
     ) -> Iterator[Step]:
-        """Every step of filling one text; `___` stands for what is still open. Arguments as in `fill`."""
+        """Every step of filling one text; `___` stands for what is still open. Arguments as in `fill`.
+
+        What is drawn, and a beam of 1, are shown as they happen; a wider beam is searched first, and the steps are
+        those that led to its answer, which is that of `fill`.
+        """
         reading = self.tokenizer.read(text, blank=blank, marks=marks)
-        search = _search(policy, 1, beam, steps, temperature, top_p, top_k, seed, timeout, rows=1)
+        search = _search(policy, 1, beam, steps, temperature, top_p, top_k, seed, timeout)
         opened = open_all(self.model, self.tokenizer, [reading], max_words)
         yield Step(self.tokenizer.write(reading.canvas, 0, reading, signs=True).text, (), (), 0)
         for moment in infill(self.model, opened.requests, opened.rules, opened.classes, search):
             if 0 in moment.finished:
                 best = some(moment.finished[0])
-                yield self._step(best.canvas, 0, reading, moment)
-            elif moment.open is not None:
-                yield self._step(moment.open.canvas, int(moment.open.score.argmax()), reading, moment)
+                if search.beam == 1:
+                    yield self._step(best.canvas, reading, moment.passes)
+                else:
+                    yield from (self._step(one, reading, n) for n, one in history(best.canvas, self.tokenizer.signs))
+            elif moment.open is not None and search.beam == 1:
+                yield self._step(moment.open.canvas, reading, moment.passes)
 
     @overload
     def score(self, text: str, *, method: str | None = None, orders: int = ORDERS, seed: int = 0) -> Score: ...
@@ -257,11 +264,12 @@ class LanguageModel:
             for number, (reading, found) in enumerate(zip(readings, answers, strict=True))
         ]
 
-    def _step(self, canvas: Canvas, row: int, reading: Reading, moment: Moment) -> Step:
-        one = canvas.take(torch.tensor([row], device=canvas.ids.device))
-        fresh = (one.birth == moment.passes) & (one.role == Role.TEXT) & ~one.fixed
+    def _step(self, canvas: Canvas, reading: Reading, passes: int) -> Step:
+        """How the first row of a canvas stands after so many passes."""
+        one = canvas.take(torch.zeros(1, dtype=torch.int64, device=canvas.ids.device))
+        fresh = (one.birth == passes) & (one.role == Role.TEXT) & (one.hole >= 0)
         written = tuple(self.tokenizer.decode([token], inside=True) for token in one.ids[fresh].tolist())
-        return Step(self.tokenizer.write(one, 0, reading, signs=True).text, written, (), moment.passes)
+        return Step(self.tokenizer.write(one, 0, reading, signs=True).text, written, (), passes)
 
 
 def _find(name: str | Path | None) -> Path:

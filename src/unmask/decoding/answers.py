@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
-from unmask.decoding.infill import Finished
+from unmask.canvas import Canvas, Edits, Role
 from unmask.decoding.kinds import given_of, kind_of
 from unmask.decoding.opening import Opened
+from unmask.decoding.requests import Finished
 from unmask.decoding.search import Search
 from unmask.objectives import Objective
 from unmask.results import Fill, HoleFill
@@ -61,6 +63,25 @@ def fills_of(
     return fills
 
 
+def history(canvas: Canvas, signs: dict[str, int]) -> Iterator[tuple[int, Canvas]]:
+    """The moments of a finished row, by the births of its tokens: the pass, and the row as it stood after it.
+
+    A run of tokens yet to come shows as one blank. Candidates, which are written before the first pass, show with it.
+    """
+    text = (canvas.role == Role.TEXT) & (canvas.hole >= 0)
+    canvas = replace(canvas, birth=torch.where(text, canvas.birth.clamp(min=1), canvas.birth))
+    for moment in sorted(set(canvas.birth[text].tolist())):
+        later = text & (canvas.birth > moment)
+        before = torch.cat([later.new_zeros(1), later[:-1]])
+        begins = later & ~(before & (canvas.hole == canvas.hole.roll(1)))
+        site = later.nonzero().squeeze(1)
+        counts = begins[site].long()
+        blank = site.new_full((int(counts.sum()),), signs["blank"])
+        role, slot = torch.full_like(blank, Role.SIGN), torch.full_like(blank, -1)
+        zero = torch.zeros(blank.numel(), device=blank.device)
+        yield moment, canvas.apply(Edits(site, counts, blank < 0, blank, role, slot, zero, 0))
+
+
 def some(found: Sequence[Finished]) -> Finished:
     """The best of what was found.
 
@@ -87,7 +108,7 @@ def costs(one: Finished, n_holes: int, split: bool) -> list[float | None]:
 
 
 def candidate_probs(opened: Opened, number: int, found: Sequence[Finished]) -> dict[tuple[int, int], float]:
-    """Probability of each candidate by (hole, number): the softmax over all combinations, the other holes summed out."""
+    """Probability of each candidate by (hole, number): softmax over all combinations, other holes summed out."""
     request = opened.requests[number]
     rules = request.starts.request.tolist()
     if not any(opened.starts[q].choice for q in rules):

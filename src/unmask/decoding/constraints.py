@@ -37,12 +37,13 @@ class TokenClasses:
         """Classes of the vocabulary; each token of `apart` has one of its own."""
         white = table.has_inner_space | (table.starts_word & ~table.leading_space)
         usable = ~table.special & table.whole_characters & ~white
+        facts = (usable, table.leading_space, table.first_alnum, table.last_alnum)
         own = torch.full(usable.shape, -1, dtype=torch.int64)
         own[list(apart)] = torch.tensor(list(apart), dtype=torch.int64)
-        flags = torch.stack([usable, table.leading_space, table.first_alnum, table.last_alnum], 1).long()
-        rows, of = torch.unique(torch.cat([flags, own[:, None]], 1), dim=0, return_inverse=True)
-        bools = rows[:, :4].bool()
-        return cls(of, bools[:, 0], bools[:, 1], bools[:, 2], bools[:, 3], rows[:, 4])
+        code = own * 16 + sum(fact.long() << bit for bit, fact in enumerate(facts))  # one number a kind of token
+        kinds, of = torch.unique(code, return_inverse=True)
+        usable, spaced, begins, ends = ((kinds >> bit & 1).bool() for bit in range(4))
+        return cls(of, usable, spaced, begins, ends, kinds >> 4)
 
     def to(self, device: torch.device) -> TokenClasses:
         """The same on another device."""

@@ -31,7 +31,8 @@ def log_empty(model: Model, canvas: Canvas, holes: Sequence[int]) -> Tensor:
     if not bool(some.any()):
         return out
     token = canvas.ids[neighbour].tolist()
-    larger = _without(canvas, neighbour[some].sort().values)
+    site = neighbour[some].sort().values
+    larger = _without(replace(canvas, fixed=canvas.fixed.index_fill(0, site, False)), site)
     sites = model.objective.sites(larger)
     number = {row: i for i, row in enumerate(sites.row.tolist()) if int(sites.hole[i]) == holes[row]}
     rows = [row for row, has in enumerate(some.tolist()) if has]
@@ -62,4 +63,4 @@ def _is_text(canvas: Canvas, sign: Tensor, place: Tensor) -> Tensor:
 def _without(canvas: Canvas, site: Tensor) -> Canvas:
     none = site.new_zeros(0)
     edits = Edits(site, torch.zeros_like(site), none < 0, none, none, none, none.float(), 0)
-    return replace(canvas, fixed=torch.zeros_like(canvas.fixed)).apply(edits)
+    return canvas.apply(edits)

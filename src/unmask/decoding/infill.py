@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from unmask.canvas import Canvas, concat
+from unmask.canvas import Canvas, Role
 from unmask.decoding import beam
 from unmask.decoding.beam import Hypotheses
 from unmask.decoding.constraints import Rules, TokenClasses, allowed, hit_limit
 from unmask.decoding.policies import Progress, best_sites, places
+from unmask.decoding.requests import Finished, Request, State
 from unmask.decoding.search import Search
 from unmask.model import Model
 from unmask.noise import Noise
@@ -24,41 +25,6 @@ CHUNK = 16_384  # elements a forward pass
 CROWD = 512  # rows that are open at once; requests beyond wait
 DRAWS = 4  # samples for each that is asked for, at most, until they are distinct
 MOST_SAMPLES = 1_000_000  # of one request: groups are numbered by request and sample
-
-
-@dataclass(frozen=True)
-class Request:
-    """One text to fill, as the rows its search starts from."""
-
-    starts: Canvas  # [R] rows, opened; `request` says which row of the rules holds for each
-    score: Tensor  # [R] float64, what is known of each start
-    merged: Tensor  # [R] bool, several orders led to it
-    key: int  # names its randomness: the same text draws the same, whatever its company
-    identity: Callable[[Canvas, int], Hashable]  # what makes two finished rows the same answer
-    apart: bool = False  # starts do not compete: each has a beam of its own, and each must finish
-
-
-@dataclass
-class Finished:
-    """A row that is done, or the best there was when a limit was hit."""
-
-    canvas: Canvas  # one row
-    score: float
-    merged: bool
-    status: Status
-    complete: bool  # nothing is open in it
-    start: int  # the row of the rules it began from
-    shares: dict[int, float] = field(default_factory=dict)  # score by start, where several starts led to this answer
-
-
-@dataclass
-class State:
-    """What is known of a request while it runs."""
-
-    request: Request
-    n_drawn: int = 0
-    done: dict[Hashable, Finished] = field(default_factory=dict)
-    over: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +68,7 @@ class _Loop:
         self.passes = 0
         self.deadline = None if search.timeout is None else time.monotonic() + search.timeout
         keys = [request.key for request in requests]
+        self.price = torch.zeros(rules.min_words.shape[0], dtype=torch.float64, device=model.device)
         self.keys = torch.tensor(keys, dtype=torch.int64, device=model.device)
 
     def step(self) -> Moment:
@@ -115,11 +82,15 @@ class _Loop:
         self.passes += 1
         grown = beam.join(parts)
         if len(parts) > 1 and not self.search.at_once:  # so that chunks change nothing
-            best = beam.top_of(grown.score, grown.group, self._width).sort().values
+            best = beam.top_of(self._outlook(grown), grown.group, self._width).sort().values
             grown = grown.take(best)
         grown = self._without_closed(grown if self.search.sampling else beam.merge(grown))
-        kept = beam.top_of(grown.score, grown.group, self.search.beam).sort().values
+        kept = beam.top_of(self._outlook(grown), grown.group, self.search.beam).sort().values
         return self._leave(grown.take(kept))
+
+    def _outlook(self, rows: Hypotheses) -> Tensor:
+        """What each row is expected to come to, `[B]`."""
+        return rows.score - self.price[rows.canvas.request] * n_signs(rows.canvas)
 
     @property
     def _width(self) -> int:
@@ -172,7 +143,7 @@ class _Loop:
         sites = objective.sites(rows.canvas)
         may = allowed(rows.canvas, sites, self.rules, self.classes)
         draws = self.search.temperature > 0
-        n = 1 if search.sampling else 2 * search.beam
+        n = 1 if search.sampling else self._width
         shape = Shape(self.classes.of, may, search.temperature, search.top_p, search.top_k)
         noise = self._noise(rows) if search.sampling else None
         prediction = self.model.predict(rows.canvas)
@@ -183,9 +154,33 @@ class _Loop:
             chosen = self._one_a_hole(proposal, chosen & alive[proposal.sites.row])
             site = chosen.nonzero().squeeze(1)
             return self._write(rows, proposal, site, proposal.score[site].argmax(1), forks=False)
-        total = torch.where(alive[proposal.sites.row][:, None], total, -torch.inf)
+        self._look_ahead(rows, proposal, total)
+        total = torch.where(alive[proposal.sites.row][:, None], total - self._due(rows, proposal), -torch.inf)
         site, pick = beam.grow(total, proposal, rows.group, self._width)
         return self._write(rows, proposal, site, pick, forks=True)
+
+    def _look_ahead(self, rows: Hypotheses, proposal: Proposal, total: Tensor) -> None:
+        """At the first step of a start: what closing one place costs at best, over its places on average.
+
+        A beam compares rows that have as many edits behind them, but not as many before them. Without this, writing a
+        comma that leaves both sides open looks cheap next to a word that closes its place. What is due chooses what to
+        follow; it is no part of any number that is reported.
+        """
+        row = proposal.sites.row
+        cost = rows.score[row] - total.amax(1)
+        closes = total.masked_fill(proposal.left | proposal.right, -torch.inf).amax(1)
+        cost = torch.where(closes > -torch.inf, rows.score[row] - closes, cost)
+        known = cost.isfinite() & (rows.age[row] == 0)
+        start = rows.canvas.request[row[known]]
+        sums = torch.zeros_like(self.price).index_add(0, start, cost[known])
+        counts = torch.zeros_like(self.price).index_add(0, start, torch.ones_like(cost[known]))
+        self.price = torch.where(counts > 0, sums / counts.clamp(min=1), self.price)
+
+    def _due(self, rows: Hypotheses, proposal: Proposal) -> Tensor:
+        """What is still to be paid after each alternative, by the first step's prices, `[S, A]`."""
+        row = proposal.sites.row
+        more = proposal.left.long() + proposal.right.long() - 1
+        return self.price[rows.canvas.request[row]][:, None] * (n_signs(rows.canvas)[row][:, None] + more)
 
     def _one_a_hole(self, proposal: Proposal, chosen: Tensor) -> Tensor:
         """Of the chosen sites the surest of each hole: two at once could together break its limits."""
@@ -281,6 +276,8 @@ class _Loop:
             for number in self.waiting:
                 self._give_up(self._start(number, 1), "timeout")
             self.waiting.clear()
+            for one in (one for i in active for one in self.states[i].done.values()):
+                one.status = "timeout"  # better ones may have been still to come
         ended = {i: self._ranked(i) for i in sorted(active) if late or self._is_done(i, open_scores.get(i))}
         for number in ended:
             self.states[number].over = True
@@ -293,16 +290,21 @@ class _Loop:
         return Moment(self.open, ended, self.passes)
 
     def _without_beaten(self, rows: Hypotheses) -> Hypotheses:
-        """Where starts do not compete: without rows that enough finished ones from the same start have passed."""
-        apart = {i for i, state in enumerate(self.states) if state.request.apart and not state.over}
-        if not apart or self.search.sampling:
+        """Without rows that enough finished ones have passed: a row's score only falls from here on.
+
+        Where starts do not compete, only finished ones from the same start count.
+        """
+        if self.search.sampling or not rows.n_rows:
             return rows
         keep = []
+        least: dict[tuple[int, int], float] = {}
         facts = (rows.group // MOST_SAMPLES).tolist(), rows.canvas.request.tolist(), rows.score.tolist()
         for number, start, score in zip(*facts, strict=True):
-            done = self.states[number].done.values() if number in apart else ()
-            passed = sum(one.shares.get(start, -torch.inf) >= score for one in done)
-            keep.append(passed < self.search.n)
+            state = self.states[number]
+            name = number, start if state.request.apart else -1
+            if name not in least:
+                least[name] = state.worst(self.search.n, name[1])
+            keep.append(score > least[name])
         return rows.take(torch.tensor(keep, dtype=torch.bool, device=rows.score.device))
 
     def _missing(self, number: int) -> int:
@@ -312,13 +314,9 @@ class _Loop:
 
     def _is_done(self, number: int, best_open: float | None) -> bool:
         state, n = self.states[number], self.search.n
-        if best_open is None:
-            drawn_out = not self.search.sampling or len(state.done) >= n or state.n_drawn >= DRAWS * n + DRAWS
-            return drawn_out
-        if self.search.sampling or state.request.apart:
+        if best_open is not None:
             return False
-        scores = sorted((done.score for done in state.done.values()), reverse=True)
-        return len(scores) >= n and scores[n - 1] >= best_open
+        return not self.search.sampling or len(state.done) >= n or state.n_drawn >= DRAWS * n + DRAWS
 
     def _give_up(self, rows: Hypotheses, status: Status) -> None:
         """Open rows at a limit: they count, marked so, for requests that have not enough finished ones."""
@@ -350,10 +348,9 @@ def run(
     return [found[number] for number in range(len(requests))]
 
 
-def stack(canvases: Sequence[Canvas]) -> Canvas:
-    """One-row canvases in one; row *i* asks for row *i* of the rules."""
-    canvas = concat(canvases)
-    return replace(canvas, request=torch.arange(canvas.n_rows, device=canvas.ids.device))
+def n_signs(canvas: Canvas) -> Tensor:
+    """How many places of each row are still open, `[B]`."""
+    return canvas.sum_rows((canvas.role == Role.SIGN).long())
 
 
 def _log_add(a: float, b: float) -> float:

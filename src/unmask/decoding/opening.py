@@ -14,8 +14,8 @@ from torch import Tensor
 from unmask.canvas import Canvas, Role, concat
 from unmask.decoding import emptiness
 from unmask.decoding.constraints import Rules, TokenClasses
-from unmask.decoding.infill import Request, stack
 from unmask.decoding.replay import MOST_SUMMED, Told, replay, signs_for
+from unmask.decoding.requests import Request
 from unmask.holes import Blank, Hole, Mask
 from unmask.model import Model
 from unmask.objectives import OBJECTIVES
@@ -159,7 +159,7 @@ def _rows(model: Model, reading: Reading, starts: Sequence[Start]) -> Canvas:
         return opened.take(torch.zeros(len(starts), dtype=torch.int64))
     holes = [replace(hole, sign=Mask()) if kind_of_hole(hole) == "candidates" else hole for hole in holes]
     grown = [signs_for(reading.canvas, {h: len(ids) for h, ids in start.forced.items()}) for start in starts]
-    return model.objective.open(stack(grown), holes)
+    return model.objective.open(concat(grown), holes)
 
 
 def _appends(model: Model, canvas: Canvas) -> bool:

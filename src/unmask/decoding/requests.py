@@ -1,0 +1,53 @@
+"""A text to fill: what its search starts from, what is known of it, what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from unmask.canvas import Canvas
+from unmask.results import Status
+
+
+@dataclass(frozen=True)
+class Request:
+    """One text to fill, as the rows its search starts from."""
+
+    starts: Canvas  # [R] rows, opened; `request` says which row of the rules holds for each
+    score: Tensor  # [R] float64, what is known of each start
+    merged: Tensor  # [R] bool, several orders led to it
+    key: int  # names its randomness: the same text draws the same, whatever its company
+    identity: Callable[[Canvas, int], Hashable]  # what makes two finished rows the same answer
+    apart: bool = False  # starts do not compete: each has a beam of its own, and each must finish
+
+
+@dataclass
+class Finished:
+    """A row that is done, or the best there was when a limit was hit."""
+
+    canvas: Canvas  # one row
+    score: float
+    merged: bool
+    status: Status
+    complete: bool  # nothing is open in it
+    start: int  # the row of the rules it began from
+    shares: dict[int, float] = field(default_factory=dict)  # score by start, where several starts led to this answer
+
+
+@dataclass
+class State:
+    """What is known of a request while it runs."""
+
+    request: Request
+    n_drawn: int = 0
+    done: dict[Hashable, Finished] = field(default_factory=dict)
+    over: bool = False
+
+    def worst(self, n: int, start: int) -> float:
+        """The score of the n-th best finished answer, or of that from one start (-1: any); -inf: there are fewer."""
+        done = [one for one in self.done.values() if one.complete]
+        scores = [one.score if start < 0 else one.shares.get(start, -torch.inf) for one in done]
+        return sorted(scores, reverse=True)[n - 1] if len(scores) >= n else -torch.inf
