@@ -195,7 +195,10 @@ def test_told_tokens_are_summed_over_all_orders(family: str) -> None:
     told = family != "blank_lm"
     opened = model.objective.open(signs_for(base, {0: 3}) if told else base, [hole])
     with torch.inference_mode():
-        found = replay(model, opened, [Told.of({0: words})])
+        found, lost = replay(model, opened, [Told.of({0: words})])
+        fewer, cut = replay(model, opened, [Told.of({0: words})], [1])
+    assert (lost, cut) == ([False], [True])
+    assert fewer.score.item() < found.score.item()
     assert found.canvas.ids.tolist() == text
     assert found.merged.tolist() == [True]
     if not told:

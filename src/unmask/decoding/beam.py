@@ -75,8 +75,11 @@ def grow(total: Tensor, proposal: Proposal, group: Tensor, width: int) -> tuple[
     return site[keep], pick[keep]
 
 
-def top_of(score: Tensor, group: Tensor, width: int) -> Tensor:
-    """Indices of the `width` highest of `score [K]` within each group, best first; ties go to the first. `[K']`."""
+def top_of(score: Tensor, group: Tensor, width: int | Tensor) -> Tensor:
+    """Indices of the `width` highest of `score [K]` within each group, best first; ties go to the first. `[K']`.
+
+    The width may be told for each (`[K]`, equal within a group).
+    """
     order = score.argsort(descending=True, stable=True)
     order = order[group[order].argsort(stable=True)]
     ordered = group[order]
@@ -84,7 +87,7 @@ def top_of(score: Tensor, group: Tensor, width: int) -> Tensor:
     begins[1:] = ordered[1:] != ordered[:-1]
     index = torch.arange(order.numel(), device=order.device)
     first = torch.where(begins, index, 0).cummax(0).values if order.numel() else index
-    return order[index - first < width]
+    return order[index - first < (width if isinstance(width, int) else width[order])]
 
 
 def merge(hypotheses: Hypotheses) -> Hypotheses:

@@ -14,7 +14,7 @@ from torch import Tensor
 from unmask.canvas import Canvas, Role, concat
 from unmask.decoding import emptiness
 from unmask.decoding.constraints import Rules, TokenClasses
-from unmask.decoding.replay import MOST_SUMMED, Told, replay, signs_for
+from unmask.decoding.replay import Told, keep_of, replay, signs_for
 from unmask.decoding.requests import Request
 from unmask.holes import Blank, Hole, Mask
 from unmask.model import Model
@@ -63,11 +63,13 @@ def open_all(model: Model, tokenizer: Tokenizer, readings: Sequence[Reading], ma
     score = torch.zeros(len(starts), dtype=torch.float64, device=device)
     merged = torch.zeros(len(starts), dtype=torch.bool, device=device)
     holes = [reading.holes for reading, n in zip(readings, counts, strict=True) for _ in range(n)]
+    lost = [False] * len(starts)
     if not appends:
         score = score + _emptiness(model, canvas, starts, holes)
         canvas = emptiness.without_holes(canvas, [start.empty for start in starts])
         if any(start.forced for start in starts):
-            written = replay(model, canvas, [Told.of(start.forced) for start in starts])
+            keep = [keep_of(n) for n in counts for _ in range(n)]
+            written, lost = replay(model, canvas, [Told.of(start.forced) for start in starts], keep)
             canvas, score, merged = written.canvas, score + written.score, written.merged
             canvas = replace(canvas, request=torch.arange(canvas.n_rows, device=device))
     room = [_room(model, row, start, hole) for row, start, hole in zip(_lengths(rows), starts, holes, strict=True)]
@@ -82,7 +84,11 @@ def open_all(model: Model, tokenizer: Tokenizer, readings: Sequence[Reading], ma
                     apart=appends and has_candidates)
         )  # fmt: skip
         first += len(plan)
-    summed = [_is_summed(reading, plan) for reading, plan in zip(readings, plans, strict=True)]
+    summed = [
+        all(kind_of_hole(hole) == "candidates" for hole in reading.holes)
+        and not any(lost[int(q)] for q in request.starts.request)
+        for reading, request in zip(readings, requests, strict=True)
+    ]
     estimated = [not appends and any(start.empty for start in plan) for plan in plans]
     return Opened(requests, rules, classes, starts, score, summed, estimated)
 
@@ -215,11 +221,6 @@ def _classes(model: Model, tokenizer: Tokenizer, starts: Sequence[Start]) -> Tok
     told = sorted({token for start in starts for tokens in start.forced.values() for token in tokens})
     table = tokenizer.table.resized(model.config.backbone.vocab_size)
     return TokenClasses.build(table, told)
-
-
-def _is_summed(reading: Reading, starts: Sequence[Start]) -> bool:
-    every = all(kind_of_hole(hole) == "candidates" for hole in reading.holes)
-    return every and all(sum(map(len, start.forced.values())) <= MOST_SUMMED for start in starts)
 
 
 def _key(reading: Reading) -> int:

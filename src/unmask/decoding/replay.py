@@ -1,8 +1,8 @@
 """Candidates whole: what a family asks for to write told tokens into some holes, summed over all orders.
 
-Each state is the set of told tokens that are written; f(S + i) += f(S) p(place) p(token i and its split | S). With up
-to `MOST_SUMMED` tokens all 2^n states are visited, which is exact; beyond, only the surest place of each state.
-The places of other holes do not count: the told holes come first.
+Each state is the set of told tokens that are written; f(S + i) += f(S) p(place) p(token i and its split | S). All 2^n
+states are visited, which is exact, unless a step has more of them than a row may keep; then the likeliest are, and the
+sum is a bound. The places of other holes do not count: the told holes come first.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from unmask.canvas import Canvas, Edits, Role
-from unmask.decoding.beam import Hypotheses, forked, join
+from unmask.decoding.beam import Hypotheses, forked, join, top_of
 from unmask.decoding.infill import CHUNK, chunks
-from unmask.decoding.policies import best_sites
 from unmask.model import Model
 from unmask.objectives import Proposal, Shape, Sites
 from unmask.objectives.words import segment_logsumexp
 
-MOST_SUMMED = 10  # told tokens a row whose orders are all summed
+MOST_STATES = 256  # of a row in one step: every order of up to 10 tokens
+ALL_STATES = 4096  # of all rows of a request in one step
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,27 @@ class Move:
     state: int  # what is written after it
 
 
-def replay(model: Model, canvas: Canvas, told: Sequence[Told]) -> Hypotheses:
+def keep_of(n_rows: int) -> int:
+    """How many states a row may keep in one step, where its request has so many rows."""
+    return max(4, min(MOST_STATES, ALL_STATES // n_rows))
+
+
+def replay(
+    model: Model, canvas: Canvas, told: Sequence[Told], keep: Sequence[int] | None = None
+) -> tuple[Hypotheses, list[bool]]:
     """Write the told tokens of every row; `score` is the log of the sum over orders.
 
-    Rows come back in order; `merged` says where several orders led to one.
+    Args:
+        model: In evaluation mode.
+        canvas: Opened rows.
+        told: For each row.
+        keep: How many states a row keeps in one step; None: all that a row alone may.
+
+    Returns:
+        The rows in order, `merged` where several orders led to one; and which rows lost states on the way.
     """
+    width = torch.tensor(list(keep) if keep is not None else [MOST_STATES] * canvas.n_rows, device=canvas.ids.device)
+    lost: set[int] = set()
     n = canvas.n_rows
     zero = torch.zeros(n, dtype=torch.int64, device=canvas.ids.device)
     rows = Hypotheses(canvas, zero.double(), zero < 0, torch.arange(n, device=zero.device), zero)
@@ -71,7 +87,12 @@ def replay(model: Model, canvas: Canvas, told: Sequence[Told]) -> Hypotheses:
         for some in chunks(rows.canvas.lengths, CHUNK):
             grown.append(_advance(model, rows.take(some), [states[i] for i in some.tolist()], told))
         rows, states = _merged(grown)
-    return join([ends[i] for i in range(n)])
+        kept = top_of(rows.score, rows.group, width[rows.group]).sort().values
+        if kept.numel() < rows.n_rows:
+            n_before = torch.bincount(rows.group, minlength=n)
+            lost |= set((n_before > width).nonzero().squeeze(1).tolist())
+            rows, states = rows.take(kept), [states[i] for i in kept.tolist()]
+    return join([ends[i] for i in range(n)]), [i in lost for i in range(n)]
 
 
 def _advance(model: Model, rows: Hypotheses, states: list[int], told: Sequence[Told]) -> tuple[Hypotheses, list[int]]:
@@ -82,7 +103,7 @@ def _advance(model: Model, rows: Hypotheses, states: list[int], told: Sequence[T
     moves = _moves(canvas, sites, states, plan)
     proposal = proposed(model, canvas, sites, moves)
     site = torch.tensor([move.site for move in moves], device=device)
-    place = _places(proposal, site.unique(), rows.n_rows, plan)
+    place = _places(proposal, site.unique(), rows.n_rows)
     pick, cost = found(proposal, moves, site)
     cost = cost + place[site]
     live = cost > -torch.inf
@@ -143,14 +164,11 @@ def proposed(model: Model, canvas: Canvas, sites: Sites, moves: list[Move]) -> P
     return model.objective.propose(model.predict(canvas), canvas, n, shape, None)
 
 
-def _places(proposal: Proposal, sites: Tensor, n_rows: int, plan: Sequence[Told]) -> Tensor:
+def _places(proposal: Proposal, sites: Tensor, n_rows: int) -> Tensor:
     """log p(site | the told holes' sites of its row), `[S]`; -inf for all others."""
     row = proposal.sites.row[sites]
     place = proposal.place[sites].double()
     place = place - segment_logsumexp(place, row, n_rows)[row]
-    long = torch.tensor([len(told.tokens) > MOST_SUMMED for told in plan], device=row.device)[row]
-    surest = best_sites(-proposal.entropy[sites], row, n_rows)
-    place = torch.where(long, torch.where(surest, 0.0, -torch.inf).double(), place)
     return torch.full_like(proposal.place, -torch.inf, dtype=torch.float64).index_copy(0, sites, place)
 
 
