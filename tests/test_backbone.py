@@ -5,6 +5,7 @@ import torch
 
 from unmask.backbone import Backbone, BackboneConfig
 from unmask.backbone.attention import Pattern
+from unmask.backbone.norm import RMSNorm
 from unmask.backbone.positions import rotary, rotate
 from unmask.view import View
 
@@ -128,3 +129,22 @@ def test_shapes_that_cannot_be() -> None:
         BackboneConfig(vocab_size=8, width=30, n_heads=4)
     with pytest.raises(ValueError, match="n_kv_heads"):
         BackboneConfig(vocab_size=8, width=32, n_heads=4, n_kv_heads=3)
+
+
+@pytest.mark.parametrize("shape", [(7, 12), (5, 3, 8), (0, 4)])
+def test_rms_norm_is_the_plain_one(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(shape, generator=generator, dtype=torch.float64)
+    ours, plain = RMSNorm(shape[-1], 1e-6).double(), torch.nn.RMSNorm(shape[-1], eps=1e-6).double()
+    weight = torch.randn(shape[-1], generator=generator, dtype=torch.float64)
+    results = []
+    for norm in (ours, plain):
+        with torch.no_grad():
+            norm.weight.copy_(weight)
+        x.grad = None
+        out = norm(x)
+        out.backward(upstream)
+        results.append((out.detach(), x.grad, norm.weight.grad))
+    for fast, slow in zip(*results, strict=True):
+        torch.testing.assert_close(fast, slow)

@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from unmask.backbone.attention import Pattern
+from unmask.backbone.norm import RMSNorm
 from unmask.backbone.positions import rotary, rotate
 from unmask.view import View
 
@@ -76,7 +77,7 @@ class Attention(nn.Module):
         total = self.n_heads + 2 * self.n_kv_heads
         self.qkv = nn.Linear(config.width, total * self.head_width, bias=config.bias)
         self.out = nn.Linear(config.width, config.width, bias=config.bias)
-        self.qk_norm = nn.RMSNorm(self.head_width, eps=config.norm_eps) if config.qk_norm else None
+        self.qk_norm = RMSNorm(self.head_width, config.norm_eps) if config.qk_norm else None
 
     def forward(
         self, x: Tensor, pattern: Pattern, turn: tuple[Tensor, Tensor], window: int | None, read: Tensor | None = None
@@ -85,8 +86,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x).view(x.shape[0], self.n_heads + 2 * self.n_kv_heads, self.head_width)
         qk, v = qkv.split([self.n_heads + self.n_kv_heads, self.n_kv_heads], 1)
         if self.qk_norm is not None:
-            weight = self.qk_norm.weight.to(qk.dtype)  # under autocast they differ, and the fused kernel wants one
-            qk = F.rms_norm(qk, (self.head_width,), weight, self.qk_norm.eps)
+            qk = self.qk_norm(qk)
         q, k = rotate(qk, *turn).split([self.n_heads, self.n_kv_heads], 1)
         mixed = pattern.attend(q, k, v, window).flatten(1)
         out: Tensor = self.out(mixed if read is None else mixed[read])
@@ -183,5 +183,5 @@ class Backbone(nn.Module):
 def make_norm(config: BackboneConfig) -> nn.Module:
     """The norm this backbone uses."""
     if config.norm == "rms":
-        return nn.RMSNorm(config.width, eps=config.norm_eps)
+        return RMSNorm(config.width, config.norm_eps)
     return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
