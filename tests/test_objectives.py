@@ -20,6 +20,7 @@ ROWS = st.lists(st.lists(st.integers(0, N_WORDS - 1), min_size=1, max_size=9), m
 SETTINGS = [
     {"law": "exact_count"},
     {"law": "exact_count", "unit": "word"},
+    {"law": "exact_count", "bound": False},
     {"law": "bernoulli"},
     {"law": "bernoulli", "schedule": "cosine"},
     {"law": "runs", "lengths": [0.5, 0.3, 0.2], "rate": [0.1, 0.5], "single": 0.3},

@@ -15,20 +15,23 @@ from unmask.schedules import SCHEDULES
 Law = Callable[..., Hidden]
 
 
-def exact_count(clean: Canvas, noise: Noise, begins: Tensor | None = None) -> Hidden:
+def exact_count(clean: Canvas, noise: Noise, begins: Tensor | None = None, bound: bool = True) -> Hidden:
     """Hide m ~ U{1..n} of a row's n units, all sets alike: the law of a uniform random order of insertion.
 
     Over tokens the weight n / m makes it a bound (Shen et al. 2020, eq. 5; LLaDA, eq. 14). Over whole words the
-    same weight keeps rows of all lengths comparable, but it is a bound only where each word is one token.
+    same weight keeps rows of all lengths comparable, but it is a bound only where each word is one token. With
+    `bound=False` each token weighs 1, as under the other laws: beside them in a mixture, rows that hide nearly all
+    would else outweigh the rest.
     """
     kinds = units(clean, begins)
     n = kinds.per_row
     m = 1 + (noise.rows("count") * n).long()
     mask = kinds.spread(_lowest(kinds.row, _per_unit(noise.elements(clean, "order"), kinds.of), m))
     n_tokens, n_hidden = _totals(clean, kinds.of >= 0), _totals(clean, mask)
+    if not bound:
+        return Hidden(mask, torch.ones_like(n_hidden), n_hidden, n < 0)
     weight = n_tokens / n_hidden.clamp(min=1)
-    bound = torch.full_like(n, begins is None, dtype=torch.bool)
-    return Hidden(mask, weight, n_tokens, bound)
+    return Hidden(mask, weight, n_tokens, torch.full_like(n, begins is None, dtype=torch.bool))
 
 
 def bernoulli(clean: Canvas, noise: Noise, schedule: str = "linear", epsilon: float = 1e-3) -> Hidden:

@@ -30,8 +30,8 @@ UNKNOWN_SIZE = 64_000_000  # bytes; a data set of the Hub is taken to be so larg
 # Mostly what people blank, runs of whole words; for the rest any set of tokens or words, so that every canvas that
 # comes up while filling has been seen.
 MASKING: tuple[dict[str, Any], ...] = (
-    {"law": "exact_count", "unit": "token", "share": 0.15},
-    {"law": "exact_count", "unit": "word", "share": 0.15},
+    {"law": "exact_count", "unit": "token", "share": 0.15, "bound": False},
+    {"law": "exact_count", "unit": "word", "share": 0.15, "bound": False},
     {
         "law": "runs",
         "unit": "word",
