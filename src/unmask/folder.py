@@ -23,7 +23,6 @@ from unmask.tokenizer import Tokenizer
 
 FORMAT = 1  # of the folder; raised when older versions could not read a newer one
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-INDEX = f"{WEIGHTS}.index.json"
 SCALE = ".scale"  # float32 [rows] beside an int8 matrix
 
 Storage = Literal["float64", "float32", "bfloat16", "int8"]

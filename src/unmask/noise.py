@@ -1,9 +1,9 @@
-"""Randomness by counter: each row draws from (seed, row, step), so its company and order change nothing."""
+"""Randomness by counter: each row draws from (seed, key), so its company and order change nothing."""
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,17 +17,12 @@ _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number
 class Noise:
     """A source of uniform numbers for the rows of a canvas.
 
-    The same (seed, key, step, stream) gives the same numbers on any machine, in any batch.
+    The same (seed, key, stream) gives the same numbers on any machine, in any batch.
     Source: Steele, Lea and Flood 2014 (SplitMix64), used as a counter-based generator.
     """
 
     seed: int
     key: Tensor  # [B] int64, what names each row: the number of the draw in training, of the request in decoding
-    step: int = 0
-
-    def at(self, step: int) -> Noise:
-        """The same source at another step."""
-        return replace(self, step=step)
 
     def rows(self, stream: str) -> Tensor:
         """One number a row, `[B]` float64 in (0, 1); `stream` names what it is for."""
@@ -43,9 +38,8 @@ class Noise:
         return _unit(_mix(start[:, None] + torch.arange(width, device=rows.device) * _GOLDEN))
 
     def _state(self, stream: str) -> Tensor:
-        label = zlib.crc32(stream.encode()) + (self.step << 32)
         seed = torch.tensor(self.seed, dtype=torch.int64, device=self.key.device)
-        return _mix(_mix(_mix(seed) + self.key) + label)
+        return _mix(_mix(_mix(seed) + self.key) + zlib.crc32(stream.encode()))
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -31,13 +31,3 @@ COSINE = Schedule(
     lambda t: math.pi / 2 * torch.sin(math.pi / 2 * t),
 )
 SCHEDULES = {"linear": LINEAR, "cosine": COSINE}
-
-
-def stratified(n: int, generator: torch.Generator) -> Tensor:
-    """`n` draws from U(0, 1), one in each of n equal parts, in random order: unbiased, less variance than free draws.
-
-    Source: Kingma et al. 2021, appendix I (the low-discrepancy sampler).
-    """
-    shift = torch.rand(n, generator=generator, device=generator.device)
-    order = torch.randperm(n, generator=generator, device=generator.device)
-    return (order + shift) / n

@@ -102,10 +102,6 @@ class Rules:
         """The same on another device."""
         return Rules(**{name: value.to(device) for name, value in vars(self).items()})
 
-    def steps(self) -> Tensor:
-        """The most edits that any path of each starting row takes, `[Q]`."""
-        return (self.max_tokens + 1).sum(1)
-
 
 def _limits(hole: Hole, max_words: int | None, room: int) -> tuple[int, int, int, int]:
     """Fewest and most words, most tokens, and whether the most is ours."""

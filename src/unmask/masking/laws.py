@@ -52,9 +52,8 @@ def runs(
 ) -> Hidden:
     """Hide runs of words: a share ~ U(*rate) of a row's words begin one, at least one does.
 
-    A share `single` of the rows has just one.
-    `lengths[i]` is the probability of a run of i + 1 words. A run takes the punctuation inside it, not around it. Runs
-    that touch are one run. Each token weighs 1.
+    A share `single` of the rows has just one. `lengths[i]` is the probability of a run of i + 1 words. A run takes the
+    punctuation inside it, not around it. Runs that touch are one run. Each token weighs 1.
     """
     kinds = units(clean, begins)
     words = kinds.word.nonzero().squeeze(1)  # [W] units
@@ -76,14 +75,14 @@ def runs(
     return Hidden(mask, torch.ones_like(n, dtype=torch.float64), _totals(clean, mask), n < 0)
 
 
-def tail(clean: Canvas, noise: Noise) -> Hidden:
+def everything(clean: Canvas, noise: Noise) -> Hidden:
     """Hide the whole row: what is written from nothing, as a left-to-right model does."""
     mask = units(clean).of >= 0
     one = torch.ones(clean.n_rows, dtype=torch.float64, device=mask.device)
     return Hidden(mask, one, _totals(clean, mask), one > 0)
 
 
-LAWS: dict[str, Law] = {"exact_count": exact_count, "bernoulli": bernoulli, "runs": runs, "all": tail}
+LAWS: dict[str, Law] = {"exact_count": exact_count, "bernoulli": bernoulli, "runs": runs, "all": everything}
 
 
 def _totals(clean: Canvas, mask: Tensor) -> Tensor:

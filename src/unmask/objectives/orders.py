@@ -168,7 +168,7 @@ def _keyed(clean: Canvas) -> Canvas:
 
 
 def _repeat(noise: Noise, n_rows: int) -> Noise:
-    return Noise(noise.seed, torch.zeros(n_rows, dtype=torch.int64, device=noise.key.device), noise.step)
+    return Noise(noise.seed, torch.zeros(n_rows, dtype=torch.int64, device=noise.key.device))
 
 
 def _chunks(lengths: Tensor) -> Iterator[Tensor]:
