@@ -60,9 +60,16 @@ def row_with(model: Model, *parts: int | str) -> tuple[Canvas, list[Hole]]:
 def written(canvas: Canvas, row: int) -> tuple[tuple[int, ...], ...]:
     """What stands in each hole of a row."""
     one = canvas.take(torch.tensor([row]))
-    holes = sorted({h for h in one.hole.tolist() if h >= 0})
-    text = one.role == Role.TEXT
-    return tuple(tuple(one.ids[text & (one.hole == h)].tolist()) for h in holes)
+    return answer(one.ids.tolist(), one.role.tolist(), one.hole.tolist())
+
+
+def answer(ids: list[int], roles: list[int], holes: list[int]) -> tuple[tuple[int, ...], ...]:
+    """The same from its columns."""
+    texts: dict[int, list[int]] = {hole: [] for hole in sorted(set(holes)) if hole >= 0}
+    for token, role, hole in zip(ids, roles, holes, strict=True):
+        if hole >= 0 and role == Role.TEXT:
+            texts[hole].append(token)
+    return tuple(map(tuple, texts.values()))
 
 
 def search_rows(
@@ -70,7 +77,7 @@ def search_rows(
 ) -> list[Finished]:
     start = replace(canvas, request=torch.zeros(1, dtype=torch.int64))
     zero = torch.zeros(1, dtype=torch.float64)
-    request = Request(start, zero, zero < 0, 7, written)
+    request = Request(start, zero, zero < 0, 7, answer)
     rules = Rules.build([holes], 100, [{}], [room])
     return run(model, [request], rules, classes or letters(), search)[0]
 
@@ -147,7 +154,7 @@ def test_samples_follow_the_model(family: str) -> None:
     start = replace(canvas, request=torch.zeros(1, dtype=torch.int64))
     zero = torch.zeros(1, dtype=torch.float64)
     rules = Rules.build([holes], 9, [{}], [3])
-    requests = [Request(start, zero, zero < 0, key, written) for key in range(draws)]
+    requests = [Request(start, zero, zero < 0, key, answer) for key in range(draws)]
     answers = run(model, requests, rules, classes, Search("leftmost", temperature=1.0))
     counts = Counter(written(found[0].canvas, 0) for found in answers)
     for text, prob in want.items():
@@ -241,7 +248,7 @@ def test_a_beam_never_mixes_requests() -> None:
     both = [replace(one, request=torch.tensor([i])) for i, one in enumerate((canvas, other))]
     zero = torch.zeros(1, dtype=torch.float64)
     rules = Rules.build([holes, holes], 100, [{}, {}], [3, 3])
-    requests = [Request(one, zero, zero < 0, 7, written) for one in both]
+    requests = [Request(one, zero, zero < 0, 7, answer) for one in both]
     together = run(model, requests, rules, letters(), Search(n=4, beam=9))
     for one, answers in zip((canvas, other), together, strict=True):
         alone = search_rows(model, one, holes, Search(n=4, beam=9))

@@ -19,18 +19,27 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x [..., D]` to `[..., D]`."""
-        out: Tensor = _RMSNorm.apply(x, self.weight.to(x.dtype), self.eps)  # type: ignore[no-untyped-call]
+        weight = self.weight.to(x.dtype)
+        if not torch.is_grad_enabled():
+            return _normed(x, weight, self.eps)[0]  # calling through autograd takes as long as a short row's norm
+        out: Tensor = _RMSNorm.apply(x, weight, self.eps)  # type: ignore[no-untyped-call]
         return out
+
+
+def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The norm, and 1 / rms `[..., 1]`."""
+    fine = torch.float64 if x.dtype == torch.float64 else torch.float32
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=fine)
+    scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
+    return torch.mul(x, scale).mul_(weight), scale
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        fine = torch.float64 if x.dtype == torch.float64 else torch.float32
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=fine)
-        scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)  # 1 / rms
+        out, scale = _normed(x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
-        return torch.mul(x, scale).mul_(weight)
+        return out
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -237,18 +238,23 @@ class _Loop:
         if not rows.n_rows:
             return
         capped = hit_limit(rows.canvas, self.rules, self.classes).tolist()
+        canvas = rows.canvas
+        ends = canvas.offsets.tolist()
+        ids, roles, holes = canvas.ids.tolist(), canvas.role.tolist(), canvas.hole.tolist()
         facts = zip(
             (rows.group // MOST_SAMPLES).tolist(), rows.score.tolist(), rows.merged.tolist(),
-            rows.canvas.request.tolist(), capped, strict=True,
+            canvas.request.tolist(), capped, strict=True,
         )  # fmt: skip
         for row, (number, score, merged, start, full) in enumerate(facts):
             state = self.states[number]
-            name = state.request.identity(rows.canvas, row)
-            one = rows.canvas.take(torch.tensor([row], device=rows.score.device))
+            here = slice(ends[row], ends[row + 1])
+            name = state.request.identity(ids[here], roles[here], holes[here])
             ended: Status = "capped" if full and status == "finished" else status
             known = state.done.get(name)
             if known is None:
-                state.done[name] = Finished(one, score, merged, ended, status == "finished", start, {start: score})
+                state.done[name] = Finished(
+                    canvas, row, score, merged, ended, status == "finished", start, {start: score}
+                )
             elif self.search.sampling:
                 known.score = max(known.score, score)
             else:
@@ -354,4 +360,5 @@ def n_signs(canvas: Canvas) -> Tensor:
 
 
 def _log_add(a: float, b: float) -> float:
-    return float(torch.logaddexp(torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)))
+    high, low = max(a, b), min(a, b)
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))

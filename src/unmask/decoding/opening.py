@@ -100,8 +100,8 @@ class _Identity:
     tokenizer: Tokenizer
     reading: Reading
 
-    def __call__(self, canvas: Canvas, row: int) -> Hashable:
-        return self.tokenizer.write(canvas, row, self.reading, signs=True).spans
+    def __call__(self, ids: list[int], roles: list[int], holes: list[int]) -> Hashable:
+        return tuple(self.tokenizer.fills(self.reading, ids, roles, holes, signs=True))
 
 
 def kind_of_hole(hole: Hole) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ class Request:
     score: Tensor  # [R] float64, what is known of each start
     merged: Tensor  # [R] bool, several orders led to it
     key: int  # names its randomness: the same text draws the same, whatever its company
-    identity: Callable[[Canvas, int], Hashable]  # what makes two finished rows the same answer
+    identity: Callable[[list[int], list[int], list[int]], Hashable]  # of ids, roles, holes: equal for the same answer
     apart: bool = False  # starts do not compete: each has a beam of its own, and each must finish
 
 
@@ -28,13 +29,19 @@ class Request:
 class Finished:
     """A row that is done, or the best there was when a limit was hit."""
 
-    canvas: Canvas  # one row
+    rows: Canvas  # that ended in the same step
+    row: int  # which of them it is
     score: float
     merged: bool
     status: Status
     complete: bool  # nothing is open in it
     start: int  # the row of the rules it began from
     shares: dict[int, float] = field(default_factory=dict)  # score by start, where several starts led to this answer
+
+    @cached_property
+    def canvas(self) -> Canvas:
+        """It alone. Most of what is found is never asked for."""
+        return self.rows.take(torch.tensor([self.row], device=self.rows.ids.device))
 
 
 @dataclass

@@ -22,7 +22,8 @@ from unmask.objectives.orders import Actions
 from unmask.objectives.words import WordHead, choose, segment_logsumexp
 from unmask.view import View
 
-TABLE = 16_384  # pairs of blank and word whose splits are worked out at a time
+SPARE = 8  # words looked at beyond the number of pairs that is asked for, at first
+TABLE = 2_048  # pairs of blank and word whose splits are worked out at a time: what fits a cache
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,12 @@ class Prediction:
         from_word = self.head.split_word(self.head.words.embedding(distinct))
         from_blank = self.head.split_blank(self.hidden)
         parts = zip(from_blank.split(size := -(-TABLE // word.shape[1])), which.split(size), strict=True)
-        return torch.cat([self._split(blank[:, None] + from_word[words]) for blank, words in parts])
+        mixed = (F.embedding(words, from_word).add_(blank[:, None]) for blank, words in parts)
+        return torch.cat([self._split(each) for each in mixed])
 
     def _split(self, mixed: Tensor) -> Tensor:
-        logits: Tensor = self.head.split_out(F.relu(mixed))
+        """From the sum of both halves, which is overwritten."""
+        logits: Tensor = self.head.split_out(mixed.relu_())
         return logits.log_softmax(-1)
 
 
@@ -215,15 +218,18 @@ class BlankLM:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The `n` likeliest pairs of all words and splits, exactly: a pair is no likelier than its word.
 
-        So a shortlist of words is enough once its last word is below the n-th pair found in it.
+        So only words above the n-th pair found among a few are wanted; the search among those raises that bar again.
         """
-        for width in (min(4 * n + 16, words.shape[1]), words.shape[1]):
+        width, wanted = 0, n + SPARE
+        while True:
+            width = min(wanted, max(n + SPARE, 4 * width), words.shape[1])
             shortlist = may_words.topk(width, -1)
             joint = self._with_splits(prediction, words, shortlist.indices, shape, allowed).flatten(1)
             top = joint.topk(min(n, joint.shape[1]), -1)
-            if bool((top.values[:, -1] >= shortlist.values[:, -1]).all()):
-                break
-        return shortlist.indices.gather(1, top.indices // 4), top.indices % 4, top.values
+            above = (may_words > top.values[:, -1:]).sum(1)
+            wanted = int(above.max()) if above.numel() else 0
+            if wanted <= width:
+                return shortlist.indices.gather(1, top.indices // 4), top.indices % 4, top.values
 
     def _drawn(self, joint: Tensor, shape: Shape, noise: Noise | None, row: Tensor, place: Tensor) -> Tensor:
         """A split for each word, `[K, A]`, by Gumbel noise in float64."""

@@ -267,15 +267,21 @@ class Tokenizer:
             reading: What it was opened from.
             signs: Show what is still missing, as `___` and `[MASK]`; otherwise it says nothing.
         """
-        begin, end = int(canvas.offsets[row]), int(canvas.offsets[row + 1])
+        begin, end = canvas.offsets[row : row + 2].tolist()
+        ids, roles, holes = (column[begin:end].tolist() for column in (canvas.ids, canvas.role, canvas.hole))
+        return join(reading.pieces, self.fills(reading, ids, roles, holes, signs=signs))
+
+    def fills(
+        self, reading: Reading, ids: Sequence[int], roles: Sequence[int], holes: Sequence[int], *, signs: bool = False
+    ) -> list[str]:
+        """What stands in each hole of one row, given as its columns; see `write`."""
         fills = [bytearray() for _ in reading.holes]
-        columns = (column[begin:end].tolist() for column in (canvas.ids, canvas.role, canvas.hole))
-        for number, role, hole in zip(*columns, strict=True):
+        for number, role, hole in zip(ids, roles, holes, strict=True):
             if hole >= 0 and role == Role.TEXT:
                 fills[hole] += self.token_bytes[number]
             elif hole >= 0 and role == Role.SIGN and signs:
                 fills[hole] += b"[MASK]" if number == self.signs["mask"] else b"___"
-        return self._join(reading, fills)
+        return self._texts(reading, fills)
 
     def write_fills(self, reading: Reading, fills: Sequence[Sequence[int]]) -> Written:
         """The text with the ids of each hole's fill put in its place.
@@ -283,7 +289,7 @@ class Tokenizer:
         Raises:
             ValueError: when there are not as many fills as holes.
         """
-        return self._join(reading, [self._bytes(fill) for fill in fills])
+        return join(reading.pieces, self._texts(reading, [self._bytes(fill) for fill in fills]))
 
     def candidate_ids(self, hole: Hole, text: str) -> list[int]:
         """Ids of a text as the fill of a hole: with the space the hole has taken, or going on where a word stops."""
@@ -294,14 +300,14 @@ class Tokenizer:
             ids[0] = self._vocabulary.get(f"{continuing}{first}", ids[0])
         return ids
 
-    def _join(self, reading: Reading, fills: Sequence[bytes | bytearray]) -> Written:
+    def _texts(self, reading: Reading, fills: Sequence[bytes | bytearray]) -> list[str]:
         texts = [fill.decode("utf-8", "replace") for fill in fills]
         if len(texts) == len(reading.holes):
             texts = [
                 text[1:] if text.startswith(" ") and (hole.spaced or self._spaceless) else text
                 for hole, text in zip(reading.holes, texts, strict=True)
             ]
-        return join(reading.pieces, texts)
+        return texts
 
     def _bytes(self, ids: Iterable[int] | Tensor) -> bytes:
         numbers = ids.tolist() if isinstance(ids, Tensor) else ids
