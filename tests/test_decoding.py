@@ -223,7 +223,7 @@ def _masked_chain(model: Model, text: list[int], order: tuple[int, ...]) -> floa
     for place in order:
         role = [1 if token == model.config.signs["mask"] else 0 for token in ids]
         prediction = model.predict(Canvas.from_rows([ids], role=torch.tensor(role)))
-        total += prediction.words[sum(role[:place]), text[place]].item()
+        total += prediction.words()[sum(role[:place]), text[place]].item()
         ids[place] = text[place]
     return math.exp(total)
 

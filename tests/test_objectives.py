@@ -277,7 +277,7 @@ def test_specials_have_no_probability() -> None:
             (clean := clean_canvas([[1, 2, 3]])), exactly(clean, torch.tensor([0, 1, 0, 0, 0]).bool()), noise_for(clean)
         )
         prediction = model.predict(canvas, targets)
-        words = prediction.words() if callable(prediction.words) else prediction.words
+        words = prediction.words()
         allowed = {getattr(model.objective, "end", -1)}
         barred = [i for i in model.config.special if i not in allowed]
         assert torch.isneginf(words[:, barred]).all()

@@ -15,7 +15,7 @@ from unmask.holes import Hole
 from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
 from unmask.objectives.objective import Likelihood, Loss, Predict, Proposal, Shape, Sites, Vocabulary
-from unmask.objectives.words import WordHead, choose
+from unmask.objectives.words import WordHead, certainty, choose
 from unmask.view import View
 
 
@@ -169,7 +169,6 @@ class LeftToRight:
         may = shape.allowed[:, classes, openness]
         log_prob = words.masked_fill(~may, -math.inf)
         picked, score = choose(log_prob, n, shape, noise, sites.row, canvas.index[sites.element])
-        best = words.topk(2, -1).values
         ended = picked == self.end
         return Proposal(
             sites=sites,
@@ -179,9 +178,7 @@ class LeftToRight:
             right=~ended,
             log_prob=log_prob.gather(1, picked),
             score=score,
-            entropy=-(words.exp() * words.clamp(min=-80)).sum(-1),
-            confidence=best[:, 0],
-            margin=best[:, 0] - best[:, 1],
+            **certainty(words),
         )
 
     def edits(self, proposal: Proposal, canvas: Canvas, site: Tensor, alternative: Tensor, step: int) -> Edits:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -17,7 +16,7 @@ from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
 from unmask.objectives import orders
 from unmask.objectives.objective import Likelihood, Loss, Predict, Proposal, Shape, Sites, Vocabulary, open_signs
-from unmask.objectives.words import WordHead, choose
+from unmask.objectives.words import WordHead, certainty, choose
 from unmask.view import View
 
 
@@ -47,7 +46,6 @@ class Prediction:
         self.head, self.hidden = head, hidden
         self.sites = open_signs(canvas)
 
-    @cached_property
     def words(self) -> Tensor:
         """Give log p(w | mask), `[K, V]`."""
         return self.head.words.log_probs(self.hidden)
@@ -114,11 +112,10 @@ class MaskedDiffusion:
         self, prediction: Prediction, canvas: Canvas, n: int, shape: Shape, noise: Noise | None = None
     ) -> Proposal:
         """The `n` best words at every mask."""
-        words = prediction.words
+        words = prediction.words()
         may = shape.allowed[:, :-1, 0].gather(1, shape.token_class.expand(words.shape[0], -1))
         log_prob = words.masked_fill(~may, -math.inf)
         picked, score = choose(log_prob, n, shape, noise, prediction.sites.row, canvas.index[prediction.sites.element])
-        best = words.topk(2, -1).values
         return Proposal(
             sites=prediction.sites,
             place=torch.zeros(words.shape[0], device=words.device),
@@ -127,9 +124,7 @@ class MaskedDiffusion:
             right=torch.zeros_like(picked, dtype=torch.bool),
             log_prob=log_prob.gather(1, picked),
             score=score,
-            entropy=-(words.exp() * words.clamp(min=-80)).sum(-1),
-            confidence=best[:, 0],
-            margin=best[:, 0] - best[:, 1],
+            **certainty(words),
         )
 
     def edits(self, proposal: Proposal, canvas: Canvas, site: Tensor, alternative: Tensor, step: int) -> Edits:
@@ -158,7 +153,7 @@ class MaskedDiffusion:
             rank = orders.ranks(noise.elements(clean, f"set {number}"), rows, hidden)
             mask = hidden & (rank < (share * length).round()[rows])
             canvas, targets = self.corrupt(clean, Hidden(mask, 1 / share, length, length > 0), noise)
-            costs = predict(canvas).words.gather(1, targets.word[:, None]).squeeze(1).double()
+            costs = predict(canvas).words().gather(1, targets.word[:, None]).squeeze(1).double()
             draws.append(clean.sum_rows(costs.new_zeros(clean.n_elements).masked_scatter(mask, costs)) / share)
         values = torch.stack(draws)
         spread = values.std(0) / n_orders**0.5 if n_orders > 1 else torch.full_like(length, float("nan"))

@@ -24,9 +24,13 @@ class WordHead(nn.Module):
         self.embedding = embedding
         self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings))
         self.register_buffer("barred", torch.where(special, -math.inf, 0.0), persistent=False)
+        self.product: nn.Module | None = None  # where set, it stands in for the product with the embedding
 
     def logits(self, hidden: Tensor) -> Tensor:
         """`hidden [K, D]` to `[K, V]`."""
+        if self.product is not None:
+            product: Tensor = self.product(hidden)
+            return product.add_(self.bias + self.barred)
         return F.linear(hidden, self.embedding.weight, self.bias + self.barred)
 
     def log_probs(self, hidden: Tensor) -> Tensor:
@@ -64,6 +68,13 @@ class _NLL(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> Any:
         by_hidden, by_matrix, by_bias = ctx.saved_tensors
         return upstream * by_hidden, upstream * by_matrix, upstream * by_bias, None, None, None
+
+
+def certainty(words: Tensor) -> dict[str, Tensor]:
+    """How sure a model is of each site, from its unshaped `words [S, V]`: what a `Proposal` says of it."""
+    best = words.topk(2, -1).values
+    entropy = -(words.exp() * words.clamp(min=-80)).sum(-1)  # a barred word, at -inf, adds 0
+    return {"entropy": entropy, "confidence": best[:, 0], "margin": best[:, 0] - best[:, 1]}
 
 
 def segment_logsumexp(scores: Tensor, row: Tensor, n_rows: int) -> Tensor:
