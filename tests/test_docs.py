@@ -1,6 +1,7 @@
 """The documents are run: what README and docs show is what happens.
 
-A ```python block is executed, block after block of one file in one namespace, in an empty folder.
+A ```python block is executed, block after block of one file in one namespace, in an empty folder. What a page adds to
+the package's tables (families, policies, masking laws) is gone when it ends.
 - With `>>>` prompts it is a doctest: each answer is compared.
 - Without, it is executed; a ```text block right after it is what it prints.
 - After a line `<!-- not run: reason -->` a block is left alone.
@@ -17,8 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+
+from unmask.decoding.policies import POLICIES
+from unmask.masking import LAWS
+from unmask.objectives import OBJECTIVES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [path for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]]
@@ -70,7 +76,7 @@ def run(block: Block, names: dict[str, Any], where: str) -> None:
 
 
 def run_page(path: Path, folder: Path) -> None:
-    with contextlib.chdir(folder):
+    with contextlib.chdir(folder), patch.dict(OBJECTIVES), patch.dict(POLICIES), patch.dict(LAWS):
         names: dict[str, Any] = {"__name__": "__main__"}
         for block in blocks(path.read_text(encoding="utf-8")):
             run(block, names, path.name)
