@@ -176,6 +176,16 @@ def test_every_module_has_a_floor() -> None:
     assert not homeless, f"give these a place in FLOORS and in pyproject.toml: {sorted(homeless)}"
 
 
+def test_the_readme_shows_the_floors() -> None:
+    shown = re.findall(
+        r"^[├└]─ ([a-z_]+)(?:/|\.py) +(\d)(½?)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    rooms = {room(name): FLOORS[room(name)] for name in MODULES | {"unmask.recipes"}}
+    assert {name: int(floor) + bool(half) / 2 for name, floor, half in shown} == {
+        name: floor for name, floor in rooms.items() if name not in {"", "__main__"}
+    }
+
+
 def test_imports_go_downwards() -> None:
     bad = [
         f"{path.relative_to(ROOT)}:{line}: {fault}"

@@ -20,18 +20,18 @@ class Role(IntEnum):
 
 @dataclass(frozen=True)
 class Canvas:
-    """A batch of partly known texts. Nothing but `apply` changes one; it returns a new canvas.
+    """A batch of partly known texts. Nothing but `apply` writes in one; it returns a new canvas, as `take` and `to` do.
 
     `N` elements lie end to end in `B` rows; row `b` is `offsets[b]:offsets[b + 1]`.
     """
 
     ids: Tensor  # [N] int64, vocabulary indices
     offsets: Tensor  # [B + 1] int64
-    request: Tensor  # [B] int64, whose row this is: beams and probes are several rows of one request
+    request: Tensor  # [B] int64, whose row this is; in decoding, which start it grew from (a row of `Rules`)
     role: Tensor  # [N] int64, a Role
     fixed: Tensor  # [N] bool, the user's own
     hole: Tensor  # [N] int64, which of the user's holes it belongs to, -1: none
-    slot: Tensor  # [N] int64, the hole open for insertion right after it, -1: closed
+    slot: Tensor  # [N] int64, the hole open for insertion right after it, -1: closed, as in all families there are
     segment: Tensor  # [N] int64, source, target, turn of a dialogue
     birth: Tensor  # [N] int64, the step that wrote it
     log_prob: Tensor  # [N] float32, what writing it cost, nats

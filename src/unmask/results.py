@@ -25,7 +25,8 @@ class HoleFill:
 class Fill:
     """One filled text.
 
-    `log_prob` (nats) is the model's own, before temperature, bans or limits.
+    `log_prob` (nats) is the model's own, before temperature, candidates or limits. `kind`: `exact`; `bound`, never
+    above the true value in expectation; `estimate`, neither. `status`: `finished`; `capped`, at a limit; `timeout`.
     """
 
     text: str
@@ -50,9 +51,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Step:
-    """A moment of decoding: the text, with a low line for what is open, and what the last step did."""
+    """A moment of decoding: the text, with `___` or `[MASK]` for what is open, and what the last step did."""
 
     text: str
     written: tuple[str, ...]
-    taken_back: tuple[str, ...]
+    taken_back: tuple[str, ...]  # nothing, in the families there are
     passes: int  # forward passes so far

@@ -23,7 +23,7 @@ class Search:
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
-            raise ValueError(f"no policy {self.policy!r} · policies: {', '.join(POLICIES)}")
+            raise ValueError(f"no policy {self.policy!r} · policies: {', '.join(POLICIES)} · name one of them")
         for name, least in (("n", 1), ("beam", 1), ("steps", 1), ("top_k", 1), ("temperature", 0)):
             value = getattr(self, name)
             if value is not None and not least <= value < float("inf"):

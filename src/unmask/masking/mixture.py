@@ -33,16 +33,19 @@ class Mixture:
             name, unit = settings.pop("law"), settings.pop("unit", "token")
             shares.append(float(settings.pop("share", 1.0)))
             if name not in LAWS:
-                raise ValueError(f"no masking law {name!r} · laws: {', '.join(LAWS)}")
+                raise ValueError(f"no masking law {name!r} · laws: {', '.join(LAWS)} · name one of them")
             law = LAWS[name]
             if unit == "word":
                 settings["begins"] = begins
             elif unit != "token":
-                raise ValueError(f"masking unit {unit!r} is not known · units: token, word")
+                raise ValueError(f"masking unit {unit!r} is not known · units: token, word · name one of them")
             known = inspect.signature(law).parameters.keys() - {"clean", "noise"}
             if unknown := settings.keys() - known:
                 own = ", ".join(sorted(known))
-                raise ValueError(f"masking law {name!r} has no setting {sorted(unknown)[0]!r} · its settings: {own}")
+                raise ValueError(
+                    f"masking law {name!r} has no setting {sorted(unknown)[0]!r} · its settings: {own or 'none'}"
+                    " · mend the recipe"
+                )
             self.laws.append((law, {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}))
         total = sum(shares)
         self.borders = torch.tensor(shares, dtype=torch.float64).cumsum(0) / total

@@ -217,7 +217,7 @@ class LeftToRight:
     ) -> Likelihood:
         """The exact chain over the answers and their ends."""
         if method not in (None, "exact"):
-            raise ValueError(f"no likelihood method {method!r} here · this model's chain is exact: method='exact'")
+            raise ValueError(f"no likelihood method {method!r} here · this model's chain is exact · use method='exact'")
         one = torch.ones(clean.n_rows, dtype=torch.float64, device=hidden.device)
         canvas, targets = self.corrupt(clean, Hidden(hidden, one, one, one > 0), noise)
         answers = (canvas.index > canvas.index[canvas.ids == self.separator][canvas.rows]).nonzero().squeeze(1)

@@ -144,7 +144,9 @@ class MaskedDiffusion:
     ) -> Likelihood:
         """A bound by `n_orders` random sets of masks, their counts l stratified over U{1..L} (LLaDA, eq. 14)."""
         if method not in (None, "bound"):
-            raise ValueError(f"no likelihood method {method!r} here · this model has method='bound'")
+            raise ValueError(
+                f"no likelihood method {method!r} here · this model draws sets of masks · use method='bound'"
+            )
         rows, length = clean.rows, clean.sum_rows(hidden.double())
         draws = []
         for number in range(n_orders):

@@ -63,7 +63,7 @@ def likelihood(
     if method is None:
         method = "exact" if most <= 10 else "bound"
     if method not in methods:
-        raise ValueError(f"no likelihood method {method!r} here · methods: {', '.join(methods)}")
+        raise ValueError(f"no likelihood method {method!r} here · methods: {', '.join(methods)} · name one of them")
     if method == "exact" and most > MOST_EXACT:
         raise ValueError(
             f"{most} hidden tokens are too many for the exact method · it visits 2^n canvases, n at most {MOST_EXACT}"
@@ -116,7 +116,7 @@ def _by_orders(
     if method == "bound":
         return Likelihood(bound, spread, "bound", method)
     if n_pairs < 2:
-        raise ValueError("the jackknife leaves out one pair of orders at a time · give orders=4 or more")
+        raise ValueError("the jackknife has too few orders · it leaves out one pair at a time · give orders=4 or more")
     others = torch.stack(
         [torch.cat([pairs[:, :j], pairs[:, j + 1 :]], 1).logsumexp(1) - math.log(n_pairs - 1) for j in range(n_pairs)]
     )
