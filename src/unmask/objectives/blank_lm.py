@@ -220,16 +220,18 @@ class BlankLM:
 
         So only words above the n-th pair found among a few are wanted; the search among those raises that bar again.
         """
-        width, wanted = 0, n + SPARE
-        while True:
-            width = min(wanted, max(n + SPARE, 4 * width), words.shape[1])
-            shortlist = may_words.topk(width, -1)
-            joint = self._with_splits(prediction, words, shortlist.indices, shape, allowed).flatten(1)
+        n_words = words.shape[1]
+        ranked = may_words.topk(min(4 * (n + SPARE), n_words), -1).indices
+        joint, wanted = words[:, :0], min(n + SPARE, n_words)
+        while (width := joint.shape[1] // 4) < wanted:
+            if wanted > ranked.shape[1]:
+                ranked, width = may_words.topk(n_words, -1).indices, 0  # afresh: ties may come in another order
+            more = self._with_splits(prediction, words, ranked[:, width:wanted], shape, allowed).flatten(1)
+            joint = torch.cat([joint[:, : 4 * width], more], 1)
             top = joint.topk(min(n, joint.shape[1]), -1)
             above = (may_words > top.values[:, -1:]).sum(1)
-            wanted = int(above.max()) if above.numel() else 0
-            if wanted <= width:
-                return shortlist.indices.gather(1, top.indices // 4), top.indices % 4, top.values
+            wanted = min(int(above.max()) if above.numel() else 0, 4 * wanted)
+        return ranked.gather(1, top.indices // 4), top.indices % 4, top.values
 
     def _drawn(self, joint: Tensor, shape: Shape, noise: Noise | None, row: Tensor, place: Tensor) -> Tensor:
         """A split for each word, `[K, A]`, by Gumbel noise in float64."""
