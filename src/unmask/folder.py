@@ -54,7 +54,12 @@ def write_model(
         dtype: How weights are stored; `int8`: matrices by rows, each with its scale, all else float32. None: as they
             are.
         shard_bytes: Above this size the weights are cut into several files with an index.
+
+    Raises:
+        ValueError: when the model was quantised.
     """
+    if model.bytewise:
+        raise ValueError("an int8 model cannot be stored · its weights were rounded · load it with dtype='float32'")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder, stored(model, dtype), shard_bytes)

@@ -18,7 +18,7 @@ from unmask.decoding.score import ORDERS, score
 from unmask.decoding.search import Search
 from unmask.folder import CARD, read_model, write_model
 from unmask.holes import Blank, Sign
-from unmask.model import Model
+from unmask.model import Model, fastest, quantise
 from unmask.results import Fill as Fill
 from unmask.results import HoleFill as HoleFill
 from unmask.results import Score as Score
@@ -39,7 +39,8 @@ def load(name: str | Path | None = None, device: str | None = None, dtype: str =
     Args:
         name: Which; None: the default model that comes with the package.
         device: `"cpu"`, `"cuda"`, ...; None: a GPU where there is one.
-        dtype: `"auto"`, `"float32"`, `"bfloat16"` or `"float64"`.
+        dtype: `"float32"`, `"bfloat16"`, `"float64"` or `"int8"` (on a CPU, to fill and score only); `"auto"`: int8
+            on a CPU that multiplies bytes (VNNI, AMX), where that is fastest; elsewhere as stored, float32 at least.
 
     Raises:
         ValueError: when there is no such model, or it cannot be read.
@@ -61,6 +62,7 @@ class LanguageModel:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.card = card
+        self.source: Path | None = None  # the folder it was read from
 
     @classmethod
     def from_pretrained(
@@ -68,18 +70,30 @@ class LanguageModel:
     ) -> LanguageModel:
         """Read a model folder, one of the Hub, or the default; see `load`."""
         folder = _find(name)
-        kinds = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+        kinds = {"auto": None, "int8": torch.float32}
+        kinds |= {name: getattr(torch, name) for name in ("float32", "bfloat16", "float64")}
         if dtype not in kinds:
             raise ValueError(f"no dtype {dtype!r} · dtypes: {', '.join(kinds)}")
         model, tokenizer = read_model(folder, kinds[dtype])
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        on_cpu = torch.device(where).type == "cpu"
+        if dtype == "int8" and not on_cpu:
+            raise ValueError(f"int8 on {where} · it is for filling on a CPU · choose bfloat16, or device='cpu'")
+        stored = model.backbone.embedding.weight.dtype
+        auto = dtype == "auto" and on_cpu and stored == torch.float32 and fastest(model.config.backbone) == "int8"
+        if dtype == "int8" or auto:
+            model = quantise(model)
         card = folder / CARD
-        return cls(model.to(where), tokenizer, card.read_text(encoding="utf-8") if card.exists() else None)
+        lm = cls(model.to(where), tokenizer, card.read_text(encoding="utf-8") if card.exists() else None)
+        lm.source = folder
+        return lm
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write it into a folder, from which `load` reads it."""
         card = self.card or f"# A {self.model.objective.name} model\n\nMade with unmask.\n"
-        return write_model(folder, self.model, self.tokenizer, card)
+        # What was rounded to bytes for speed is stored as it was read.
+        model = read_model(self.source, None)[0] if self.model.bytewise and self.source else self.model
+        return write_model(folder, model, self.tokenizer, card)
 
     def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:
         """Write it to the Hub as `"org/name"`; returns its address."""

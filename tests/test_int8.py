@@ -1,0 +1,102 @@
+"""Products in bytes: what they compute, that company changes nothing, and what a model makes of them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from families import clean_canvas, tiny_model
+from toys import toy
+from unmask.backbone import int8
+from unmask.backbone.int8 import Int8Linear, round_rows, weight_steps
+from unmask.canvas import Role
+from unmask.folder import write_model
+from unmask.language_model import LanguageModel
+from unmask.model import Model, fastest, quantise
+
+pytestmark = pytest.mark.skipif(not int8.can_int8(), reason="no kernels for bytes on this machine")
+
+
+def matrix(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def plain(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """The slow twin: the same rounding, whole numbers summed one by one in 64 bits."""
+    rounded, scale = round_rows(weight, weight_steps())
+    top = x.abs().amax(-1, keepdim=True).clamp(min=1e-30)
+    data = (x * (127 / top) + 128.5).floor().long() - 128
+    sums = (data[..., None, :] * rounded.long()).sum(-1)
+    out = sums.double() * scale.squeeze(1) * (top / 127)
+    return out if bias is None else out + bias
+
+
+@pytest.mark.parametrize(("n", "inner", "outer"), [(1, 32, 32), (7, 64, 96), (40, 257, 33)])
+def test_bytes_compute_what_the_plain_twin_does(n: int, inner: int, outer: int) -> None:
+    x, weight, bias = matrix(n, inner), matrix(outer, inner, seed=1), matrix(outer, seed=2)
+    torch.testing.assert_close(Int8Linear(weight, bias)(x).double(), plain(x, weight, bias), rtol=1e-5, atol=1e-5)
+    far = (Int8Linear(weight)(x) - x @ weight.T).norm() / (x @ weight.T).norm()
+    assert far < 0.03
+
+
+def test_the_largest_sums_do_not_saturate() -> None:
+    x, weight = torch.ones(2, 512), torch.ones(32, 512)
+    x[1] = -1
+    torch.testing.assert_close(Int8Linear(weight)(x), torch.tensor([[512.0], [-512.0]]).expand(2, 32))
+
+
+def test_company_changes_not_a_bit() -> None:
+    layer, x = Int8Linear(matrix(64, 48, seed=1)), matrix(33, 48)
+    x[5] *= 1000
+    alone = torch.cat([layer(row[None]) for row in x])
+    assert torch.equal(layer(x), alone)
+    assert torch.equal(layer(x.flip(0)).flip(0), alone)
+
+
+def test_rows_of_nothing() -> None:
+    layer = Int8Linear(matrix(64, 48))
+    assert layer(torch.zeros(0, 48)).shape == (0, 64)
+    assert torch.equal(layer(torch.zeros(2, 48)), torch.zeros(2, 64))
+
+
+@pytest.mark.parametrize("family", ["blank_lm", "masked_diffusion", "left_to_right"])
+def test_a_model_says_nearly_the_same(family: str) -> None:
+    def model() -> Model:
+        made = tiny_model(family, dtype=torch.float32, width=64, n_words=120)
+        made.initialise(0)  # weights of the size that trained ones have
+        return made
+
+    fine, coarse = model(), quantise(model())
+    assert coarse.bytewise and not fine.bytewise
+    assert coarse.n_parameters() == fine.n_parameters()
+    clean = clean_canvas([[1, 2, 3, 4], [5, 6]], n_words=120)
+    role = clean.role.clone()
+    role[[2, 7]] = Role.SIGN
+    canvas = replace(clean, role=role)
+    with torch.inference_mode():
+        a, b = (one.predict(canvas).words().exp() for one in (fine, coarse))
+    assert (a - b).abs().sum(-1).max() / 2 < 0.05  # total variation
+
+
+def test_loading_and_storing(tmp_path: Path) -> None:
+    folder = toy("blank_lm").save_pretrained(tmp_path / "model")
+    lm = LanguageModel.from_pretrained(folder, device="cpu", dtype="int8")
+    assert lm.model.bytewise
+    assert lm.fill("a ___ b")[0].text.startswith("a ")
+    assert not LanguageModel.from_pretrained(folder, device="cpu").model.bytewise  # too narrow to win by it
+    again = lm.save_pretrained(tmp_path / "again")  # as it was read, not as it was rounded
+    assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="int8"):
+        write_model(tmp_path / "other", lm.model, lm.tokenizer, "")
+
+
+def test_what_is_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_model("blank_lm").config.backbone
+    monkeypatch.setattr(int8, "_abilities", lambda: {"avx2": True, "avx512_vnni": True})
+    assert fastest(config) == "float32"
+    assert fastest(replace(config, width=256)) == "int8"
+    assert weight_steps() == 127
+    monkeypatch.setattr(int8, "_abilities", lambda: {"avx2": True})
+    assert fastest(replace(config, width=256)) == "float32"
+    assert weight_steps() == 63
