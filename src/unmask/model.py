@@ -95,7 +95,7 @@ def fastest(config: BackboneConfig) -> str:
     """The precision that fills fastest on this machine's processor at the same answers.
 
     Bytes where the processor multiplies them straight into 32-bit sums, and rows are wide enough that products are
-    most of the work. Elsewhere float32: on AVX2 alone bytes were 1.0 to 1.2 times as fast, and changed two fills in a
+    most of the work. Elsewhere float32: on AVX2 alone bytes were 0.9 to 1.2 times as fast, and changed two fills in a
     hundred. Such processors have no bfloat16 products either.
     """
     return "int8" if can_int8() and has_byte_products() and config.width >= WIDE else "float32"
