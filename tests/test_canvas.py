@@ -53,11 +53,11 @@ def test_taking_back_takes_back_its_cost(rows: list[list[int]]) -> None:
     canvas = Canvas.from_rows(rows)
     site = torch.arange(0, canvas.n_elements, 2)
     cost = -torch.rand(site.numel(), generator=torch.Generator().manual_seed(1))
-    words = Edits.put(site, torch.full_like(site, 5), torch.full_like(site, Role.TEXT), cost, birth=1)
+    words = Edits.put(site, torch.full_like(site, 5), Role.TEXT, 1, cost)
     written = canvas.apply(words)
     expected = canvas.sum_rows(torch.zeros(canvas.n_elements).index_add(0, site, cost).double())
     torch.testing.assert_close(written.row_log_prob, expected)
-    back = Edits.put(site, canvas.ids[site], canvas.role[site], torch.zeros(site.numel()), birth=2)
+    back = Edits.put(site, canvas.ids[site], canvas.role[site], 2)
     again = written.apply(back)
     assert again.row_log_prob.abs().sum() == 0
     assert torch.equal(again.ids, canvas.ids)

@@ -188,10 +188,38 @@ class Edits:
     hole: Tensor | None = None  # [M] int64
 
     @classmethod
-    def put(cls, site: Tensor, ids: Tensor, role: Tensor, log_prob: Tensor, birth: int) -> Edits:
+    def emit(
+        cls,
+        site: Tensor,
+        counts: Tensor,
+        ids: Tensor,
+        role: Tensor | Role,
+        birth: int = 0,
+        *,
+        kept: Tensor | None = None,
+        log_prob: Tensor | None = None,
+        slot: Tensor | None = None,
+        hole: Tensor | None = None,
+    ) -> Edits:
+        """Edits whose columns are neutral where not given: nothing kept, all closed, at no cost, of the site's hole."""
+        return cls(
+            site,
+            counts,
+            torch.zeros_like(ids, dtype=torch.bool) if kept is None else kept,
+            ids,
+            torch.full_like(ids, role) if isinstance(role, Role) else role,
+            torch.full_like(ids, -1) if slot is None else slot,
+            torch.zeros(ids.shape, dtype=torch.float32, device=ids.device) if log_prob is None else log_prob,
+            birth,
+            hole,
+        )
+
+    @classmethod
+    def put(
+        cls, site: Tensor, ids: Tensor, role: Tensor | Role, birth: int = 0, log_prob: Tensor | None = None
+    ) -> Edits:
         """One for one: each element of `site [E]` says `ids [E]` from now on."""
-        ones = torch.ones_like(site)
-        return cls(site, ones, ones < 0, ids, role, -ones, log_prob, birth)
+        return cls.emit(site, torch.ones_like(site), ids, role, birth, log_prob=log_prob)
 
 
 def concat(canvases: Sequence[Canvas]) -> Canvas:

@@ -77,9 +77,7 @@ def history(canvas: Canvas, signs: dict[str, int]) -> Iterator[tuple[int, Canvas
         site = later.nonzero().squeeze(1)
         counts = begins[site].long()
         blank = site.new_full((int(counts.sum()),), signs["blank"])
-        role, slot = torch.full_like(blank, Role.SIGN), torch.full_like(blank, -1)
-        zero = torch.zeros(blank.numel(), device=blank.device)
-        yield moment, canvas.apply(Edits(site, counts, blank < 0, blank, role, slot, zero, 0))
+        yield moment, canvas.apply(Edits.emit(site, counts, blank, Role.SIGN))
 
 
 def some(found: Sequence[Finished]) -> Finished:

@@ -61,6 +61,4 @@ def _is_text(canvas: Canvas, sign: Tensor, place: Tensor) -> Tensor:
 
 
 def _without(canvas: Canvas, site: Tensor) -> Canvas:
-    none = site.new_zeros(0)
-    edits = Edits(site, torch.zeros_like(site), none < 0, none, none, none, none.float(), 0)
-    return canvas.apply(edits)
+    return canvas.apply(Edits.emit(site, torch.zeros_like(site), site.new_zeros(0), Role.TEXT))

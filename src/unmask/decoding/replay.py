@@ -206,7 +206,4 @@ def signs_for(canvas: Canvas, counts: dict[int, int]) -> Canvas:
     n = torch.tensor(
         [counts.get(hole, 1) for hole in canvas.hole[site].tolist()], dtype=torch.int64, device=site.device
     )
-    ids = canvas.ids[site].repeat_interleave(n)
-    role = torch.full_like(ids, Role.SIGN)
-    zero = torch.zeros(ids.numel(), device=ids.device)
-    return canvas.apply(Edits(site, n, ids < 0, ids, role, torch.full_like(ids, -1), zero, 0))
+    return canvas.apply(Edits.emit(site, n, canvas.ids[site].repeat_interleave(n), Role.SIGN))

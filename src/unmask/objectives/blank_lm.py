@@ -19,7 +19,7 @@ from unmask.noise import Noise
 from unmask.objectives import orders
 from unmask.objectives.objective import Likelihood, Loss, Predict, Proposal, Shape, Sites, Vocabulary, open_signs
 from unmask.objectives.orders import Actions
-from unmask.objectives.words import WordHead, choose, segment_logsumexp
+from unmask.objectives.words import WordHead, certainty, choose, segment_logsumexp
 from unmask.view import View
 
 SPARE = 8  # words looked at beyond the number of pairs that is asked for, at first
@@ -123,16 +123,6 @@ class BlankLM:
         site = mask.nonzero().squeeze(1)
         counts = begins[site].long()
         blanks = site.new_full((int(counts.sum()),), self.blank)
-        edits = Edits(
-            site,
-            counts,
-            blanks < 0,
-            blanks,
-            torch.full_like(blanks, Role.SIGN),
-            torch.full_like(blanks, -1),
-            torch.zeros(blanks.numel(), device=blanks.device),
-            birth=0,
-        )
         n_hidden = clean.sum_rows(mask.double())
         targets = Targets(
             run=begins.long().cumsum(0)[site] - 1,
@@ -143,7 +133,7 @@ class BlankLM:
             offset=torch.where(hidden.bound & (n_hidden > 0), -torch.lgamma(hidden.count + 1), 0.0),
             count=hidden.count.sum(),
         )
-        return clean.apply(edits), targets
+        return clean.apply(Edits.emit(site, counts, blanks, Role.SIGN)), targets
 
     def view(self, canvas: Canvas, targets: Targets | None = None) -> View:
         """The canvas as it stands; blanks are read."""
@@ -170,10 +160,8 @@ class BlankLM:
 
     def open(self, canvas: Canvas, holes: Sequence[Hole]) -> Canvas:
         """Every hole is a blank; a hole that is a mask is closed by the shape of what may fill it."""
-        sign = canvas.role == Role.SIGN
-        site = sign.nonzero().squeeze(1)
-        zero = torch.zeros(site.numel(), device=site.device)
-        return canvas.apply(Edits.put(site, torch.full_like(site, self.blank), canvas.role[site], zero, birth=0))
+        site = (canvas.role == Role.SIGN).nonzero().squeeze(1)
+        return canvas.apply(Edits.put(site, torch.full_like(site, self.blank), Role.SIGN))
 
     def propose(
         self, prediction: Prediction, canvas: Canvas, n: int, shape: Shape, noise: Noise | None = None
@@ -191,7 +179,6 @@ class BlankLM:
         else:
             word, split, log_prob = self._best(prediction, words, may_words, n, shape, allowed)
             score = log_prob.double()
-        best = words.topk(2, -1).values
         return Proposal(
             sites=prediction.sites,
             place=prediction.places,
@@ -200,9 +187,7 @@ class BlankLM:
             right=split % 2 == 1,
             log_prob=log_prob,
             score=score,
-            entropy=-(words.exp() * words.clamp(min=-80)).sum(-1),
-            confidence=best[:, 0],
-            margin=best[:, 0] - best[:, 1],
+            **certainty(words),
         )
 
     def _with_splits(
@@ -254,7 +239,7 @@ class BlankLM:
         ids[at] = proposal.word[site, alternative]
         role[at] = Role.TEXT
         log_prob[at] = proposal.log_prob[site, alternative].float()
-        return Edits(proposal.sites.element[site], counts, ids < 0, ids, role, torch.full_like(ids, -1), log_prob, step)
+        return Edits.emit(proposal.sites.element[site], counts, ids, role, step, log_prob=log_prob)
 
     def likelihood(
         self,
@@ -281,11 +266,7 @@ class BlankLM:
         """Each blank gives way to the tokens it hides."""
         site = (canvas.role == Role.SIGN).nonzero().squeeze(1)
         counts = torch.bincount(targets.run, minlength=site.numel())
-        ids = targets.word
-        return canvas.apply(
-            Edits(site, counts, ids < 0, ids, torch.full_like(ids, Role.TEXT), torch.full_like(ids, -1),
-                  torch.zeros(ids.numel(), device=ids.device), birth=0)
-        )  # fmt: skip
+        return canvas.apply(Edits.emit(site, counts, targets.word, Role.TEXT))
 
 
 def _shifted(values: Tensor, by: int) -> Tensor:

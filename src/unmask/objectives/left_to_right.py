@@ -106,9 +106,7 @@ class LeftToRight:
         ids[at], role[at], hole[at] = clean.ids[mask], Role.TEXT, run[mask]
         closing = tail[rows[ends]] + 3 + within[ends]
         ids[closing], hole[closing] = self.end, run[ends]
-        edits = Edits(
-            site, counts, kept, ids, role, torch.full_like(ids, -1), torch.zeros(total, device=device), 0, hole
-        )
+        edits = Edits.emit(site, counts, ids, role, kept=kept, hole=hole)
         canvas = clean.apply(edits)
         answers = canvas.index > canvas.index[canvas.ids == self.separator][canvas.rows]
         word = answers.nonzero().squeeze(1)
@@ -153,8 +151,7 @@ class LeftToRight:
         kept = torch.zeros_like(ids, dtype=torch.bool)
         tail = first[last[site]]
         kept[tail], ids[tail + 1], role[tail + 1] = True, self.separator, Role.SCAFFOLD
-        zero = torch.zeros(ids.numel(), device=site.device)
-        return canvas.apply(Edits(site, counts, kept, ids, role, torch.full_like(ids, -1), zero, birth=0))
+        return canvas.apply(Edits.emit(site, counts, ids, role, kept=kept))
 
     def propose(
         self, prediction: Prediction, canvas: Canvas, n: int, shape: Shape, noise: Noise | None = None
@@ -204,7 +201,7 @@ class LeftToRight:
         role[tail + 1] = torch.where(ended, int(Role.SCAFFOLD), int(Role.TEXT))
         holes[tail + 1], log_prob[tail + 1] = hole, cost
         holes[closed] = canvas.hole[signs]
-        return canvas_edits(where[order], counts, kept, ids, role, log_prob, step, holes)
+        return Edits.emit(where[order], counts, ids, role, step, kept=kept, log_prob=log_prob, hole=holes)
 
     def likelihood(
         self,
@@ -238,20 +235,4 @@ class LeftToRight:
         sizes[sign] = torch.bincount(run, minlength=int(sign.sum()))
         site = (sign | behind).nonzero().squeeze(1)
         counts = sizes[site]
-        ids = canvas.ids[answer]
-        role, zero = torch.full_like(ids, Role.TEXT), torch.zeros(ids.numel(), device=ids.device)
-        return canvas.apply(canvas_edits(site, counts, ids < 0, ids, role, zero, 0, None))
-
-
-def canvas_edits(
-    site: Tensor,
-    counts: Tensor,
-    kept: Tensor,
-    ids: Tensor,
-    role: Tensor,
-    log_prob: Tensor,
-    birth: int,
-    hole: Tensor | None,
-) -> Edits:
-    """Edits of a family without slots."""
-    return Edits(site, counts, kept, ids, role, torch.full_like(ids, -1), log_prob, birth, hole)
+        return canvas.apply(Edits.emit(site, counts, canvas.ids[answer], Role.TEXT))

@@ -76,7 +76,7 @@ class MaskedDiffusion:
         """One mask for each hidden token."""
         site = hidden.mask.nonzero().squeeze(1)
         targets = Targets(clean.ids[site], hidden.weight[clean.rows[site]], hidden.count.sum())
-        return clean.apply(self._put(clean, site, site.new_full(site.shape, self.mask), Role.SIGN)), targets
+        return clean.apply(Edits.put(site, torch.full_like(site, self.mask), Role.SIGN)), targets
 
     def view(self, canvas: Canvas, targets: Targets | None = None) -> View:
         """The canvas as it stands; masks are read."""
@@ -106,7 +106,7 @@ class MaskedDiffusion:
                     " · write [MASK] for each token, give candidates, or use a model that fills blanks"
                 )
         site = (canvas.role == Role.SIGN).nonzero().squeeze(1)
-        return canvas.apply(self._put(canvas, site, site.new_full(site.shape, self.mask), Role.SIGN))
+        return canvas.apply(Edits.put(site, torch.full_like(site, self.mask), Role.SIGN))
 
     def propose(
         self, prediction: Prediction, canvas: Canvas, n: int, shape: Shape, noise: Noise | None = None
@@ -131,7 +131,7 @@ class MaskedDiffusion:
         """The chosen word in the place of each chosen mask."""
         word = proposal.word[site, alternative]
         cost = proposal.log_prob[site, alternative].float()
-        return Edits.put(proposal.sites.element[site], word, torch.full_like(word, Role.TEXT), cost, step)
+        return Edits.put(proposal.sites.element[site], word, Role.TEXT, step, cost)
 
     def likelihood(
         self,
@@ -163,8 +163,4 @@ class MaskedDiffusion:
 
     def restore(self, canvas: Canvas, targets: Targets) -> Canvas:
         """Each mask gives way to the token it hides."""
-        return canvas.apply(self._put(canvas, (canvas.role == Role.SIGN).nonzero().squeeze(1), targets.word, Role.TEXT))
-
-    def _put(self, canvas: Canvas, site: Tensor, ids: Tensor, role: Role) -> Edits:
-        zero = torch.zeros(site.numel(), device=site.device)
-        return Edits.put(site, ids, torch.full_like(site, role), zero, birth=0)
+        return canvas.apply(Edits.put((canvas.role == Role.SIGN).nonzero().squeeze(1), targets.word, Role.TEXT))
