@@ -102,3 +102,8 @@ def test_what_a_fill_costs_is_what_the_model_says_it_does() -> None:
     clean.fixed[:] = False
     found = lm.model.objective.likelihood(lm.model.predict, clean, hidden, None, 1, noise_for(clean))
     assert fill.log_prob == pytest.approx(found.log_prob.item(), abs=1e-6)
+
+
+def test_an_empty_fill_it_cannot_price_is_refused() -> None:
+    with pytest.raises(ValueError, match="ask for at least one word"):
+        toy(NAME).fill("the ___{0,2} cat")

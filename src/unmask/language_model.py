@@ -73,7 +73,9 @@ class LanguageModel:
         kinds = {"auto": None, "int8": torch.float32}
         kinds |= {name: getattr(torch, name) for name in ("float32", "bfloat16", "float64")}
         if dtype not in kinds:
-            raise ValueError(f"no dtype {dtype!r} · dtypes: {', '.join(kinds)}")
+            raise ValueError(
+                f"no dtype {dtype!r} · weights are read as one that is known · choose of {', '.join(kinds)}"
+            )
         model, tokenizer = read_model(folder, kinds[dtype])
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         on_cpu = torch.device(where).type == "cpu"

@@ -40,7 +40,10 @@ class Model(nn.Module):
         """
         super().__init__()
         if config.objective not in OBJECTIVES:
-            raise ValueError(f"no objective {config.objective!r} · objectives: {', '.join(OBJECTIVES)}")
+            raise ValueError(
+                f"no objective {config.objective!r} · a family stands in the table of objectives or was added to it"
+                f" · choose of {', '.join(OBJECTIVES)}, or import the module that adds it"
+            )
         self.config = config
         self.backbone = Backbone(config.backbone)
         special = torch.zeros(config.backbone.vocab_size, dtype=torch.bool)

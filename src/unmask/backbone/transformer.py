@@ -49,7 +49,10 @@ class BackboneConfig:
                 f" · choose a width that is a multiple of {2 * self.n_heads}"
             )
         if self.n_heads % (self.n_kv_heads or self.n_heads):
-            raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
+            raise ValueError(
+                f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads} · each key head serves"
+                " as many query heads · choose n_kv_heads that divides n_heads"
+            )
 
     @property
     def head_width(self) -> int:

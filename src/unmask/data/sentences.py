@@ -39,7 +39,7 @@ def cut(text: str, unit: str) -> list[str]:
     elif unit == "sentence":
         pieces = [sentence for paragraph in _BLANK_LINE.split(text) for sentence in sentences(paragraph)]
     else:
-        raise ValueError(f"{unit!r} is no unit · a row is a sentence, paragraph, line or document")
+        raise ValueError(f"{unit!r} is no unit · text is cut into rows · choose of sentence, paragraph, line, document")
     return [stripped for piece in pieces if (stripped := piece.strip())]
 
 
@@ -80,7 +80,9 @@ def normalise(text: str, rules: tuple[str, ...]) -> str:
         elif rule == "spaces":
             text = " ".join(text.split())
         else:
-            raise ValueError(f"{rule!r} is no clean-up rule · the rules are quotes, spaces")
+            raise ValueError(
+                f"{rule!r} is no clean-up rule · text is left as it is otherwise · choose of quotes, spaces"
+            )
     return text
 
 

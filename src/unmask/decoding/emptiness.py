@@ -43,6 +43,11 @@ def log_empty(model: Model, canvas: Canvas, holes: Sequence[int]) -> Tensor:
             moves.append(Move(number[row], token[row], more and from_right, more and not from_right, 0))
     proposal = proposed(model, larger, sites, moves)
     cost = found(proposal, moves, torch.tensor([move.site for move in moves], device=device))[1].view(-1, 2)
+    if bool(cost[:, 1].isneginf().any()):
+        raise ValueError(
+            "how likely an empty fill is cannot be told · blanks of this model do not stay open on the side of the text"
+            " beside them · ask for at least one word, ___{1,3}"
+        )
     out[torch.tensor(rows, device=device)] = cost.log_softmax(1)[:, 0]
     return out
 

@@ -154,7 +154,10 @@ class RunFolder:
             try:
                 given = json.loads((path / STATE).read_text(encoding="utf-8"))
                 if given.pop("format") != FORMAT:
-                    raise ValueError(f"{path} was written by another version of unmask · use that one")
+                    raise ValueError(
+                        f"{path} was written by another version of unmask · this one reads format {FORMAT}"
+                        " · use that version"
+                    )
                 tensors, optimiser = read_tensors(path), read_tensors(path, OPTIMISER)
                 average = read_tensors(path, AVERAGE) if (path / AVERAGE).exists() else None
                 load(model, tensors, path)
@@ -163,7 +166,9 @@ class RunFolder:
                 continue
             return State(**given), optimiser, average
         if fault is not None:
-            raise ValueError(f"no checkpoint in {self.path} can be read · {fault}")
+            raise ValueError(
+                f"no checkpoint in {self.path} can be read · {fault} · copy one back, or begin anew"
+            ) from fault
         return None
 
 

@@ -33,7 +33,9 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.dim() != 2:
-                    raise ValueError(f"Muon takes matrices · got a parameter of shape {tuple(parameter.shape)}")
+                    raise ValueError(
+                        f"a parameter of shape {tuple(parameter.shape)} · Muon takes matrices · give others to AdamW"
+                    )
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
