@@ -308,6 +308,14 @@ def test_no_canvas_is_left_open_in_silence(family: str, how: dict[str, object]) 
             assert fill[0].kind != "estimate" or how.get("policy") == "parallel"
 
 
+@pytest.mark.parametrize("family", WRITERS)
+@pytest.mark.parametrize("how", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.5}], ids=str)
+def test_what_cannot_be_is_refused_not_written(family: str, how: dict[str, float]) -> None:
+    """Two words between letters: no white space may come, so there is no second word; drawing must not go on anyway."""
+    with pytest.raises(ValueError, match="nothing fits"):
+        toy(family).fill("un___{2}able", **how)
+
+
 def test_a_step_limit_and_a_timeout_are_told() -> None:
     lm = toy("blank_lm")
     (short,) = lm.fill("the ___{3} sat", steps=1)

@@ -197,7 +197,7 @@ class _Loop:
         if self.search.rule.charges_place:
             total = total + places(proposal, rows.n_rows).double()[:, None]
         open_ways = chosen[:, None] & (proposal.score > -torch.inf)
-        dead = (proposal.score == -torch.inf).all(1)
+        dead = ~(proposal.score > -torch.inf).any(1)  # shaped scores of a site where all is barred are no numbers
         alive = torch.ones(rows.n_rows, dtype=torch.bool, device=row.device)
         alive[row[dead]] = False
         return torch.where(open_ways, total, -torch.inf), alive
