@@ -230,8 +230,8 @@ def _masked_chain(model: Model, text: list[int], order: tuple[int, ...]) -> floa
 
 def test_merging_takes_equal_canvases_of_a_group_only() -> None:
     rows = [[1, 2], [1, 2], [1, 2], [2, 1]]
-    canvas = Canvas.from_rows(rows)
     zero = torch.zeros(4, dtype=torch.int64)
+    canvas = Canvas.from_rows(rows, request=zero)
     score = torch.tensor([0.1, 0.2, 0.4, 0.3], dtype=torch.float64).log()
     rows_of = beam.Hypotheses(canvas, score, zero < 0, torch.tensor([0, 0, 1, 0]), zero)
     merged = beam.merge(rows_of)
@@ -239,6 +239,8 @@ def test_merging_takes_equal_canvases_of_a_group_only() -> None:
     assert merged.merged.tolist() == [True, False, False]
     other = replace(canvas, hole=torch.tensor([0, -1, -1, -1, -1, -1, -1, -1]))
     assert beam.same_canvas(other, zero).unique().numel() == 3
+    elsewhere = replace(canvas, request=torch.tensor([0, 1, 0, 0]))  # began from another start
+    assert beam.same_canvas(elsewhere, zero).unique().numel() == 3
 
 
 def test_a_beam_never_mixes_requests() -> None:

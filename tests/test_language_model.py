@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import unmask
 from toys import FAMILIES, WRITERS, toy
 from unmask import Blank, Fill, Mask, Score
 from unmask.language_model import LanguageModel, load
+from unmask.tokenizer import Tokenizer
+from vocabularies import bert
 
 TEXTS = [
     "the ___ sat on the ___.",
@@ -135,6 +138,56 @@ def test_watch_tells_every_step(family: str) -> None:
     assert isinstance(lm.watch(text), Iterator)
     drawn = list(lm.watch("the [MASK] ___{cat|dog} sat", temperature=1.0, seed=2))
     assert drawn[-1].text == lm.fill("the [MASK] ___{cat|dog} sat", temperature=1.0, seed=2)[0].text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_watch_shows_holes_as_they_were_typed(family: str) -> None:
+    for beam in (1, None):
+        steps = list(toy(family).watch("the [MASK] sat on [MASK]", beam=beam))
+        assert all("[MASK]" in step.text and "___" not in step.text for step in steps[:-1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_text_drawn_twice_counts_its_likelier_way_throughout(family: str) -> None:
+    for seed in range(4):
+        for fill in toy(family).fill("[MASK] sat [MASK] [MASK]", n=3, policy="random", temperature=0.3, seed=seed):
+            assert sum(hole.log_prob for hole in fill.holes) == pytest.approx(fill.log_prob, abs=1e-4)
+
+
+@pytest.mark.parametrize("family", WRITERS)
+def test_watch_ends_with_the_answer_even_an_empty_one(family: str) -> None:
+    lm, text = toy(family), "the ___{0,1} cat"
+    best = lm.fill(text)[0]
+    assert best.holes[0].text == ""
+    assert list(lm.watch(text))[-1].text == best.text
+    with pytest.raises(ValueError, match="max_words"):
+        list(lm.watch("the ___ cat", max_words=0))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_candidates_come_back_as_typed(family: str) -> None:
+    """A vocabulary that straightens quotes writes both alike: each is an answer, and neither is counted twice."""
+    tok = Tokenizer.train(["the cat sat. it's \u2019 was"] * 9, vocab_size=320, normalise_quotes=True)
+    lm = LanguageModel(toy(family).model, tok)  # as many words as the toy's own, or fewer
+    text = "the ___{it\u2019s|it's|was} sat [MASK]"
+    fills = lm.fill(text, n=9)
+    assert {fill.holes[0].text for fill in fills} == {"it\u2019s", "it's", "was"}
+    curly, straight = (next(f for f in fills if f.holes[0].text == which) for which in ("it\u2019s", "it's"))
+    assert curly.holes[0].prob == pytest.approx(straight.holes[0].prob)
+    assert curly.log_prob == pytest.approx(straight.log_prob, abs=1e-9)
+    alone = next(f for f in lm.fill(text.replace("it\u2019s|", ""), n=9) if f.text == straight.text)
+    assert alone.log_prob == pytest.approx(straight.log_prob, abs=1e-9)
+    assert list(lm.watch(text))[-1].text == fills[0].text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_candidates_that_cannot_be_written_are_refused(family: str) -> None:
+    with pytest.raises(ValueError, match="the candidate ''"):
+        toy(family).fill(["the (", Blank(candidates=("", "cat")), ") sat"])
+    foreign = Tokenizer(json.loads(bert().to_str()))
+    lm = LanguageModel(toy(family).model, foreign)
+    with pytest.raises(ValueError, match="the candidate '\u2603'"):
+        lm.fill("the ___{\u2603|cat} sat")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -10,9 +10,9 @@ from typing import Any, overload
 import torch
 
 from unmask.canvas import Canvas, Role
-from unmask.decoding.answers import fills_of, history, some
+from unmask.decoding.answers import fills_of, history, some, write
 from unmask.decoding.infill import infill, run
-from unmask.decoding.opening import open_all
+from unmask.decoding.opening import Opened, open_all
 from unmask.decoding.policies import POLICIES
 from unmask.decoding.score import ORDERS, score
 from unmask.decoding.search import Search
@@ -227,11 +227,13 @@ class LanguageModel:
             if 0 in moment.finished:
                 best = some(moment.finished[0])
                 if search.beam == 1:
-                    yield self._step(best.canvas, reading, moment.passes)
-                else:
-                    yield from (self._step(one, reading, n) for n, one in history(best.canvas, self.tokenizer.signs))
+                    yield self._step(best.canvas, reading, opened, moment.passes)
+                    return
+                # What is empty was never written, so it has no steps; the answer is shown all the same.
+                moments = list(history(best.canvas, self.tokenizer.signs)) or [(moment.passes, best.canvas)]
+                yield from (self._step(canvas, reading, opened, passes) for passes, canvas in moments)
             elif moment.open is not None and search.beam == 1:
-                yield self._step(moment.open.canvas, reading, moment.passes)
+                yield self._step(moment.open.canvas, reading, opened, moment.passes)
 
     @overload
     def score(self, text: str, *, method: str | None = None, orders: int = ORDERS, seed: int = 0) -> Score: ...
@@ -270,8 +272,6 @@ class LanguageModel:
     def _fill(self, readings: Sequence[Reading], search: Search, max_words: int | None) -> list[list[Fill]]:
         if not readings:
             return []
-        if max_words is not None and max_words < 1:
-            raise ValueError(f"max_words is {max_words} · a blank holds a word at least · give 1 or more")
         with torch.inference_mode():
             opened = open_all(self.model, self.tokenizer, readings, max_words)
         answers = run(self.model, opened.requests, opened.rules, opened.classes, search)
@@ -280,12 +280,13 @@ class LanguageModel:
             for number, (reading, found) in enumerate(zip(readings, answers, strict=True))
         ]
 
-    def _step(self, canvas: Canvas, reading: Reading, passes: int) -> Step:
+    def _step(self, canvas: Canvas, reading: Reading, opened: Opened, passes: int) -> Step:
         """How the first row of a canvas stands after so many passes."""
         one = canvas.take(torch.zeros(1, dtype=torch.int64, device=canvas.ids.device))
         fresh = (one.birth == passes) & (one.role == Role.TEXT) & (one.hole >= 0)
         written = tuple(self.tokenizer.decode([token], inside=True) for token in one.ids[fresh].tolist())
-        return Step(self.tokenizer.write(one, 0, reading, signs=True).text, written, (), passes)
+        choice = opened.starts[int(one.request[0])].choice
+        return Step(write(self.tokenizer, one, reading, choice, signs=True).text, written, (), passes)
 
 
 def _find(name: str | Path | None) -> Path:

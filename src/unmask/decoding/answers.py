@@ -12,9 +12,11 @@ from unmask.decoding.kinds import given_of, kind_of
 from unmask.decoding.opening import Opened
 from unmask.decoding.requests import Finished
 from unmask.decoding.search import Search
+from unmask.holes import Blank, Mask
 from unmask.objectives import Objective
 from unmask.results import Fill, HoleFill
-from unmask.tokenizer import Reading, Tokenizer
+from unmask.tokenizer import Reading, Tokenizer, Written
+from unmask.tokenizer.reading import join
 
 
 def fills_of(
@@ -51,8 +53,8 @@ def fills_of(
     split = not (search.rule.charges_place or opened.estimated[number])
     fills = []
     for one in found[: search.n]:
-        written = tokenizer.write(one.canvas, 0, reading)
         choice = opened.starts[one.start].choice
+        written = write(tokenizer, one.canvas, reading, choice)
         parts = zip(written.spans, costs(one, len(reading.holes), split), strict=True)
         holes = [
             HoleFill(i, start, end, text, cost, probs.get((i, choice.get(i, -1))))
@@ -61,6 +63,32 @@ def fills_of(
         sort = kind if one.complete else "estimate"  # of an unfinished text not all has been paid for
         fills.append(Fill(written.text, one.score, sort, given_of(objective.holes), one.status, tuple(holes)))
     return fills
+
+
+def write(
+    tokenizer: Tokenizer, canvas: Canvas, reading: Reading, choice: dict[int, int], *, signs: bool = False
+) -> Written:
+    """The first row of a canvas as text; candidates come back as they were typed, however the vocabulary spells them.
+
+    Args:
+        tokenizer: Writes the tokens.
+        canvas: Whose first row is written.
+        reading: The text.
+        choice: Hole to number of the candidate it has.
+        signs: Show what is still missing, as the user writes it, whatever sign the family has for it.
+    """
+    canvas = canvas.take(torch.zeros(1, dtype=torch.int64, device=canvas.ids.device))
+    place = (canvas.role == Role.SIGN).nonzero().squeeze(1)
+    unfinished = canvas.hole[place].tolist()
+    names = ["mask" if isinstance(reading.holes[hole].sign, Mask) else "blank" for hole in unfinished]
+    ids = canvas.ids.index_copy(0, place, place.new_tensor([tokenizer.signs[name] for name in names]))
+    written = tokenizer.write(replace(canvas, ids=ids), 0, reading, signs=signs)
+    fills = [text for _, _, text in written.spans]
+    for hole in choice.keys() - set(unfinished):
+        sign = reading.holes[hole].sign
+        if isinstance(sign, Blank):
+            fills[hole] = sign.candidates[choice[hole]]
+    return join(reading.pieces, fills)
 
 
 def history(canvas: Canvas, signs: dict[str, int]) -> Iterator[tuple[int, Canvas]]:
@@ -114,8 +142,8 @@ def candidate_probs(opened: Opened, number: int, found: Sequence[Finished]) -> d
     score = request.score.clone()
     if request.apart:  # known only now: what the finished rows of each start come to
         for i, q in enumerate(rules):
-            shares = [one.shares[q] for one in found if q in one.shares]
-            score[i] = torch.tensor(shares or [-torch.inf], dtype=torch.float64).logsumexp(0)
+            scores = [one.score for one in found if one.start == q]
+            score[i] = torch.tensor(scores or [-torch.inf], dtype=torch.float64).logsumexp(0)
     probs: dict[tuple[int, int], float] = {}
     for q, prob in zip(rules, score.softmax(0).tolist(), strict=True):
         for pair in opened.starts[q].choice.items():

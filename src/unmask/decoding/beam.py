@@ -91,7 +91,7 @@ def top_of(score: Tensor, group: Tensor, width: int | Tensor) -> Tensor:
 
 
 def merge(hypotheses: Hypotheses) -> Hypotheses:
-    """Rows of a group whose canvases are equal become one; their scores add up.
+    """Rows of a group that began alike and whose canvases are equal become one; their scores add up.
 
     Equal in ids, holes and roles, element by element. The one that stays is the first.
     """
@@ -109,14 +109,15 @@ def merge(hypotheses: Hypotheses) -> Hypotheses:
 
 
 def same_canvas(canvas: Canvas, group: Tensor) -> Tensor:
-    """A number for each row, `[B]`, equal for rows of a group whose canvases are equal and for no others.
+    """A number for each row, `[B]`, equal for rows of a group whose start and canvas are equal and for no others.
 
     Rows are told apart by a 64-bit hash of their elements; two of a beam collide with probability 1e-13.
     """
     what = (canvas.ids * 4 + canvas.role) * 4099 + canvas.hole
     mixed = _mix(_mix(what) + canvas.index * -7046029254386353131)
     rows = torch.zeros(canvas.n_rows, dtype=torch.int64, device=mixed.device).index_add_(0, canvas.rows, mixed)
-    numbers: Tensor = torch.unique(torch.stack([group, canvas.lengths, rows], 1), dim=0, return_inverse=True)[1]
+    names = torch.stack([group, canvas.request, canvas.lengths, rows], 1)
+    numbers: Tensor = torch.unique(names, dim=0, return_inverse=True)[1]
     return numbers
 
 

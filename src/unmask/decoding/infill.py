@@ -234,7 +234,10 @@ class _Loop:
         return (n_open + left - 1) // left
 
     def _set_aside(self, rows: Hypotheses, status: Status) -> None:
-        """Keep finished rows; those that say the same are one answer."""
+        """Keep finished rows; those from one start that say the same are one answer.
+
+        Each start is an answer of its own: candidates that a vocabulary writes alike (`Cat` and `cat`) are two.
+        """
         if not rows.n_rows:
             return
         capped = hit_limit(rows.canvas, self.rules, self.classes).tolist()
@@ -248,17 +251,12 @@ class _Loop:
         for row, (number, score, merged, start, full) in enumerate(facts):
             state = self.states[number]
             here = slice(ends[row], ends[row + 1])
-            name = state.request.identity(ids[here], roles[here], holes[here])
+            name = start, state.request.identity(ids[here], roles[here], holes[here])
             ended: Status = "capped" if full and status == "finished" else status
             known = state.done.get(name)
-            if known is None:
-                state.done[name] = Finished(
-                    canvas, row, score, merged, ended, status == "finished", start, {start: score}
-                )
-            elif self.search.sampling:
-                known.score = max(known.score, score)
-            else:
-                known.shares[start] = _log_add(known.shares.get(start, -torch.inf), score)
+            if known is None or (self.search.sampling and score > known.score):
+                state.done[name] = Finished(canvas, row, score, merged, ended, status == "finished", start)
+            elif not self.search.sampling:
                 known.score, known.merged = _log_add(known.score, score), True
 
     def _leave(self, grown: Hypotheses) -> Moment:

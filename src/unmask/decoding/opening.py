@@ -52,6 +52,8 @@ def open_all(model: Model, tokenizer: Tokenizer, readings: Sequence[Reading], ma
     Raises:
         ValueError: when the model cannot fill a hole of that kind, or a text is too long for it.
     """
+    if max_words is not None and max_words < 1:
+        raise ValueError(f"max_words is {max_words} · a blank holds a word at least · give 1 or more")
     device = model.device
     plans = [_starts(model, tokenizer, reading) for reading in readings]
     counts = [len(plan) for plan in plans]
@@ -133,7 +135,7 @@ def _starts(model: Model, tokenizer: Tokenizer, reading: Reading) -> list[Start]
     for hole in reading.holes:
         _check(model, hole)
         if isinstance(hole.sign, Blank) and hole.sign.candidates:
-            ids = [tokenizer.candidate_ids(hole, text) for text in hole.sign.candidates]
+            ids = [_candidate(tokenizer, hole, text) for text in hole.sign.candidates]
             options.append([(hole.index, i, tokens) for i, tokens in enumerate(ids)])
         elif isinstance(hole.sign, Blank) and hole.sign.words[0] == 0 and not appends:
             options.append([(hole.index, None, []), (hole.index, -1, [])])
@@ -154,6 +156,16 @@ def _starts(model: Model, tokenizer: Tokenizer, reading: Reading) -> list[Start]
             )
         )
     return starts
+
+
+def _candidate(tokenizer: Tokenizer, hole: Hole, text: str) -> list[int]:
+    ids = tokenizer.candidate_ids(hole, text)
+    if not text or not ids or bool(tokenizer.special[ids].any()):
+        raise ValueError(
+            f"the candidate {text!r} cannot be written · it is empty, or the model's vocabulary lacks some of it"
+            " · leave it out, or write ___{0,1} for perhaps nothing"
+        )
+    return ids
 
 
 def _rows(model: Model, reading: Reading, starts: Sequence[Start]) -> Canvas:

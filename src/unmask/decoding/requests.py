@@ -36,7 +36,6 @@ class Finished:
     status: Status
     complete: bool  # nothing is open in it
     start: int  # the row of the rules it began from
-    shares: dict[int, float] = field(default_factory=dict)  # score by start, where several starts led to this answer
 
     @cached_property
     def canvas(self) -> Canvas:
@@ -54,7 +53,6 @@ class State:
     over: bool = False
 
     def worst(self, n: int, start: int) -> float:
-        """The score of the n-th best finished answer, or of that from one start (-1: any); -inf: there are fewer."""
-        done = [one for one in self.done.values() if one.complete]
-        scores = [one.score if start < 0 else one.shares.get(start, -torch.inf) for one in done]
+        """The score of the n-th best finished answer from one start (-1: any); -inf: there are fewer."""
+        scores = [one.score for one in self.done.values() if one.complete and start in (-1, one.start)]
         return sorted(scores, reverse=True)[n - 1] if len(scores) >= n else -torch.inf
