@@ -54,6 +54,13 @@ def test_fill(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert sum(ranked.values()) == pytest.approx(1)
 
 
+def test_a_watched_text_that_fails_is_shown_once(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fill", "un___{2}able", "--watch", "--model", folder]) == 1
+    said = capsys.readouterr()
+    assert said.out.splitlines().count("  0  un___able") == 1
+    assert said.err.startswith("unmask: nothing fits")
+
+
 def test_tables(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fill", "The ___ sat.", "--model", folder, "-n", "2", "--max-words", "2"]) == 0
     assert "log p (" in capsys.readouterr().out

@@ -123,6 +123,46 @@ def test_an_empty_fill_leaves_the_text_as_typed(family: str) -> None:
     assert {fill.kind for fill in fills} == ({"exact"} if family == "left_to_right" else {"estimate"})
 
 
+def test_every_empty_fill_is_asked_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(
+        "unmask.decoding.emptiness.log_empty",
+        lambda model, canvas, holes: asked.extend(holes) or log_empty(model, canvas, holes),
+    )
+    lm, texts = toy("blank_lm"), ["the ___{0,1} cat ___{0,1} sat ___{0,1}", "no hole", "a ___{0,1} dog"]
+    together = lm.fill(texts, n=2)
+    assert sorted(asked) == [0, 0, 1, 2]
+    for text, fills in zip(texts, together, strict=True):
+        assert [fill.log_prob for fill in lm.fill(text, n=2)] == pytest.approx([fill.log_prob for fill in fills])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "holes", ["[MASK] [MASK] [MASK]", "___{cat|old man} [MASK]", "___ ___", "___{0,2} ___{4}", "___{1}"]
+)
+def test_what_is_read_stays_within_the_context(family: str, holes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if family not in WRITERS and "MASK" not in holes:
+        return
+    lm = toy(family, max_length=24)
+    longest: list[int] = []
+    predict = lm.model.predict
+
+    def measured(canvas: Canvas, targets: object = None) -> object:
+        longest.append(int(canvas.lengths.max()))
+        return predict(canvas, targets)
+
+    monkeypatch.setattr(lm.model, "predict", measured)
+    refused = []
+    for n_words in range(10, 24):
+        try:
+            lm.fill("the " * n_words + holes)
+        except ValueError as error:
+            refused.append(n_words)
+            assert "reads 24 at a time" in str(error)
+    assert 20 <= max(longest) <= 24
+    assert refused == list(range(refused[0], 24))
+
+
 def test_how_likely_an_empty_fill_is() -> None:
     """The neighbour's split, read off the larger blank by hand."""
     lm = toy("blank_lm")
@@ -233,6 +273,6 @@ def test_classes_are_few_and_told_tokens_stand_alone() -> None:
 
 def test_rules_know_whose_limit_it_is() -> None:
     holes = [Hole(0, Blank(), True, False, False), Hole(1, Blank((1, 4)), True, False, False)]
-    rules = Rules.build([holes], 5, [{}], [100])
+    rules = Rules.build([holes], 5, [{}], [[100] * len(holes)])
     assert rules.max_words.tolist() == [[5, 4]]
     assert rules.free.tolist() == [[True, False]]

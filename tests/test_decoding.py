@@ -78,7 +78,7 @@ def search_rows(
     start = replace(canvas, request=torch.zeros(1, dtype=torch.int64))
     zero = torch.zeros(1, dtype=torch.float64)
     request = Request(start, zero, zero < 0, 7, answer)
-    rules = Rules.build([holes], 100, [{}], [room])
+    rules = Rules.build([holes], 100, [{}], [[room] * len(holes)])
     return run(model, [request], rules, classes or letters(), search)[0]
 
 
@@ -153,7 +153,7 @@ def test_samples_follow_the_model(family: str) -> None:
     draws = 1500
     start = replace(canvas, request=torch.zeros(1, dtype=torch.int64))
     zero = torch.zeros(1, dtype=torch.float64)
-    rules = Rules.build([holes], 9, [{}], [3])
+    rules = Rules.build([holes], 9, [{}], [[3, 3]])
     requests = [Request(start, zero, zero < 0, key, answer) for key in range(draws)]
     answers = run(model, requests, rules, classes, Search("leftmost", temperature=1.0))
     counts = Counter(written(found[0].canvas, 0) for found in answers)
@@ -228,6 +228,13 @@ def _masked_chain(model: Model, text: list[int], order: tuple[int, ...]) -> floa
     return math.exp(total)
 
 
+def test_told_tokens_that_cannot_be_are_refused() -> None:
+    model = tiny_model("blank_lm")
+    canvas, _ = row_with(model, 4, "___", 5)
+    with torch.inference_mode(), pytest.raises(ValueError, match="a candidate cannot be written"):
+        replay(model, canvas, [Told.of({0: [1, model.config.signs["mask"]]})])
+
+
 def test_merging_takes_equal_canvases_of_a_group_only() -> None:
     rows = [[1, 2], [1, 2], [1, 2], [2, 1]]
     zero = torch.zeros(4, dtype=torch.int64)
@@ -249,7 +256,7 @@ def test_a_beam_never_mixes_requests() -> None:
     other, _ = row_with(model, 6, "___", 7)
     both = [replace(one, request=torch.tensor([i])) for i, one in enumerate((canvas, other))]
     zero = torch.zeros(1, dtype=torch.float64)
-    rules = Rules.build([holes, holes], 100, [{}, {}], [3, 3])
+    rules = Rules.build([holes, holes], 100, [{}, {}], [[3], [3]])
     requests = [Request(one, zero, zero < 0, 7, answer) for one in both]
     together = run(model, requests, rules, letters(), Search(n=4, beam=9))
     for one, answers in zip((canvas, other), together, strict=True):
@@ -343,6 +350,7 @@ def test_kinds() -> None:
     assert kind_of("many", summed=True, estimated=True) == "estimate"
     assert kind_of("many", several=True) == "estimate"
     assert kind_of("one", several=True) == "exact"
+    assert kind_of("many", summed=True, several=True) == "exact"
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,8 @@ def test_by_length_gives_a_list_for_each() -> None:
     assert [len(fills) for fills in lists] == [2] * 4
     assert [{len(fill.holes[0].text.split()) for fill in fills} for fills in lists] == [{1}, {2}, {3}, {4}]
     assert len(toy("left_to_right").fill(["the ___ sat", "a ___"], by_length=True)) == 2
+    lengths = [len(fills) for fills in toy("left_to_right").fill("un___able", by_length=True)]
+    assert lengths == [1, 0, 0, 0]  # no white space comes between letters
     with pytest.raises(ValueError, match="no free blank"):
         toy("left_to_right").fill("the ___{2} sat", by_length=True)
 
@@ -210,6 +212,8 @@ def test_score_is_the_same_in_any_company(family: str) -> None:
         lm.score("the cat " * 100)
     with pytest.raises(ValueError, match="method"):
         lm.score("the cat", method="guess")
+    with pytest.raises(ValueError, match="orders is 0"):
+        lm.score("the cat", orders=0)
 
 
 def test_the_bound_is_below_the_truth_on_average() -> None:

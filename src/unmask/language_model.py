@@ -132,7 +132,8 @@ class LanguageModel:
                 pieces, which gives a list of lists. A list of strings alone is a list of texts.
             n: How many fills; fewer come back where there are fewer.
             policy: Which hole is written next; None: `confident`.
-            steps: Most forward passes; several places are written at once where fewer would not do.
+            steps: Most forward passes; where they are too few for one place at a time, and `n` is 1 or fills are drawn,
+                several are written at once.
             temperature: Above 0: fills are drawn rather than searched for.
             top_p: Draw only from the likeliest words with this share of the probability.
             top_k: Draw only from this many words.
@@ -142,7 +143,8 @@ class LanguageModel:
             timeout: Seconds; what is best then comes back, marked so.
             blank: Another sign for blanks.
             marks: `"leiden"` for epigraphers' signs.
-            by_length: A list of fills for each number of words, 1 to 4, of the blanks without bounds.
+            by_length: A list of fills for each number of words, 1 to 4, of the blanks without bounds; empty where none
+                of that length can be.
 
         Raises:
             ValueError: when the text cannot be read, or not filled by this model within its limits.
@@ -154,7 +156,7 @@ class LanguageModel:
         found: list[Any]
         if by_length:
             asked = [_of_length(reading, words) for reading in readings for words in LENGTHS]
-            flat = self._fill([self.tokenizer.read(one) for one in asked], search, max_words)
+            flat = self._fill([self.tokenizer.read(one) for one in asked], search, max_words, len(LENGTHS))
             found = [flat[i : i + len(LENGTHS)] for i in range(0, len(flat), len(LENGTHS))]
         else:
             found = self._fill(readings, search, max_words)
@@ -269,12 +271,17 @@ class LanguageModel:
         ]
         return scores[0] if isinstance(text, str) else scores
 
-    def _fill(self, readings: Sequence[Reading], search: Search, max_words: int | None) -> list[list[Fill]]:
+    def _fill(
+        self, readings: Sequence[Reading], search: Search, max_words: int | None, together: int = 1
+    ) -> list[list[Fill]]:
+        """The fills of each; of so many readings `together` one at least must have some."""
         if not readings:
             return []
         with torch.inference_mode():
             opened = open_all(self.model, self.tokenizer, readings, max_words)
         answers = run(self.model, opened.requests, opened.rules, opened.classes, search)
+        for i in range(0, len(answers), together):
+            some([one for found in answers[i : i + together] for one in found])
         return [
             fills_of(self.tokenizer, self.model.objective, reading, opened, number, found, search)
             for number, (reading, found) in enumerate(zip(readings, answers, strict=True))

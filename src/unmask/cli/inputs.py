@@ -73,8 +73,9 @@ def _answers(chunk: list[Input], work: Callable[[list[str]], Sequence[Answer]]) 
     good = [item.text for item in chunk if item.error is None]
     try:
         done: Iterator[Answer | Failure] = iter(work(good) if good else [])
-    except ValueError:
-        done = iter([_alone(text, work) for text in good])  # one of them is at fault: ask for each alone
+    except ValueError as error:
+        # One of them is at fault: ask for each alone. One that was alone already is not asked again.
+        done = iter([Failure(reason(error))] if len(good) == 1 else [_alone(text, work) for text in good])
     return [Failure(item.error) if item.error is not None else next(done) for item in chunk]
 
 

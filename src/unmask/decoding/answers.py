@@ -38,11 +38,7 @@ def fills_of(
         number: Which of its requests the text is.
         found: Best first.
         search: How it was searched.
-
-    Raises:
-        ValueError: when nothing was found.
     """
-    some(found)
     kind = kind_of(
         objective.paths,
         summed=opened.summed[number],

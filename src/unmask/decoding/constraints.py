@@ -70,7 +70,7 @@ class Rules:
         holes: Sequence[Sequence[Hole]],
         max_words: int | None,
         forced: Sequence[dict[int, list[int]]],
-        room: Sequence[int],
+        room: Sequence[Sequence[int]],
     ) -> Rules:
         """Rules of `Q` starting rows.
 
@@ -78,7 +78,7 @@ class Rules:
             holes: Of each row.
             max_words: The limit of free blanks; None: 8.
             forced: Tokens told to some holes of each row, by hole.
-            room: How many tokens a blank of each row may have at most.
+            room: How many tokens each blank of each row may have at most.
         """
         width = max([1, *(len(row) for row in holes)])
         longest = max([1, *(len(tokens) for row in forced for tokens in row.values())])
@@ -88,7 +88,7 @@ class Rules:
         n_forced = torch.full((len(holes), width), -1, dtype=torch.int64)
         for q, row in enumerate(holes):
             for h, hole in enumerate(row):
-                limits[:, q, h] = torch.tensor(_limits(hole, max_words, room[q]))
+                limits[:, q, h] = torch.tensor(_limits(hole, max_words, room[q][h]))
                 flags[:, q, h] = torch.tensor([hole.spaced, hole.joins_left, hole.joins_right])
                 if h in forced[q]:
                     tokens = forced[q][h]

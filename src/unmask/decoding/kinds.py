@@ -11,13 +11,15 @@ def kind_of(paths: str, *, summed: bool = False, several: bool = False, estimate
     A family with one path to each text reads its chain off: exact. A family with many paths has
     log p(text) = log sum over paths; a search sees some of them, and a part of a sum of positive terms is never above
     the sum: a bound. Where every path was summed (`summed`: all holes had candidates, and the sum went over all
-    orders) it is exact again. Where a term was not the model's own but inferred (`estimated`: how likely an empty
-    fill is, in a family that cannot write nothing), or several places were written at once as if each did not hear of
-    the others (`several`), neither holds.
+    orders) it is exact again, for nothing was left to search. Where a term was not the model's own but inferred
+    (`estimated`: how likely an empty fill is, in a family that cannot write nothing), or several places were written at
+    once as if each did not hear of the others (`several`), neither holds.
     """
-    if estimated or (several and paths != "one"):
+    if estimated:
         return "estimate"
-    return "exact" if paths == "one" or summed else "bound"
+    if paths == "one" or summed:
+        return "exact"
+    return "estimate" if several else "bound"
 
 
 def given_of(holes: frozenset[str]) -> str | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from unmask.canvas import Canvas, Role, concat
 from unmask.decoding import emptiness
 from unmask.decoding.constraints import Rules, TokenClasses
+from unmask.decoding.infill import CHUNK, chunks
 from unmask.decoding.replay import Told, keep_of, replay, signs_for
 from unmask.decoding.requests import Request
 from unmask.holes import Blank, Hole, Mask
@@ -66,15 +67,16 @@ def open_all(model: Model, tokenizer: Tokenizer, readings: Sequence[Reading], ma
     merged = torch.zeros(len(starts), dtype=torch.bool, device=device)
     holes = [reading.holes for reading, n in zip(readings, counts, strict=True) for _ in range(n)]
     lost = [False] * len(starts)
+    # Before anything is read: a text that is far too long would cost much only to be refused.
+    room = [_room(model, n, start, some) for n, start, some in zip(_taken(canvas, appends), starts, holes, strict=True)]
     if not appends:
-        score = score + _emptiness(model, canvas, starts, holes)
+        score = score + _emptiness(model, canvas, starts, holes, counts)
         canvas = emptiness.without_holes(canvas, [start.empty for start in starts])
         if any(start.forced for start in starts):
             keep = [keep_of(n) for n in counts for _ in range(n)]
             written, lost = replay(model, canvas, [Told.of(start.forced) for start in starts], keep)
             canvas, score, merged = written.canvas, score + written.score, written.merged
             canvas = replace(canvas, request=torch.arange(canvas.n_rows, device=device))
-    room = [_room(model, row, start, hole) for row, start, hole in zip(_lengths(rows), starts, holes, strict=True)]
     rules = Rules.build(holes, max_words, [start.forced for start in starts], room).to(device)
     classes = _classes(model, tokenizer, starts).to(device)
     requests, first = [], 0
@@ -192,7 +194,9 @@ def _appends_at_all(model: Model, reading: Reading) -> bool:
     return _appends(model, model.objective.open(reading.canvas, reading.holes))
 
 
-def _emptiness(model: Model, canvas: Canvas, starts: Sequence[Start], holes: Sequence[Sequence[Hole]]) -> Tensor:
+def _emptiness(
+    model: Model, canvas: Canvas, starts: Sequence[Start], holes: Sequence[Sequence[Hole]], counts: Sequence[int]
+) -> Tensor:
     """What is known of each start from which of its holes stay empty, `[Q]`."""
     score = torch.zeros(len(starts), dtype=torch.float64, device=canvas.ids.device)
     pairs = [
@@ -203,29 +207,46 @@ def _emptiness(model: Model, canvas: Canvas, starts: Sequence[Start], holes: Seq
     ]
     if not pairs:
         return score
+    first: list[int] = []  # the starts of a text are still alike: its first is asked for all
+    for n in counts:
+        first += [len(first)] * n
+    asked = list(dict.fromkeys((first[row], hole) for row, hole in pairs))
+    alike = canvas.take(torch.tensor([row for row, _ in asked], device=score.device))
+    known: dict[tuple[int, int], Tensor] = {}
+    for some in chunks(alike.lengths, CHUNK):
+        part = [asked[i] for i in some.tolist()]
+        known |= zip(part, emptiness.log_empty(model, alike.take(some), [hole for _, hole in part]), strict=True)
     rows = torch.tensor([row for row, _ in pairs], device=score.device)
-    empty = emptiness.log_empty(model, canvas.take(rows), [hole for _, hole in pairs])
+    empty = torch.stack([known[first[row], hole] for row, hole in pairs])
     stays = torch.tensor([hole in starts[row].empty for row, hole in pairs], device=score.device)
     filled = (-empty.exp()).log1p()
     return score.index_add(0, rows, torch.where(stays, empty, filled))
 
 
-def _room(model: Model, length: int, start: Start, holes: Sequence[Hole]) -> int:
-    """How many tokens each blank of a row may have so that the row stays within the model's context."""
+def _taken(canvas: Canvas, appends: bool) -> list[int]:
+    """How many places each row takes without what is to be written in its holes.
+
+    A sign gives way to the first token; where answers stand behind the row it stays, and each answer has an end.
+    """
+    n_signs = canvas.sum_rows((canvas.role == Role.SIGN).long())
+    taken: list[int] = (canvas.lengths + (n_signs if appends else -n_signs)).tolist()
+    return taken
+
+
+def _room(model: Model, taken: int, start: Start, holes: Sequence[Hole]) -> list[int]:
+    """How many tokens each hole of a row may have so that the row stays within the model's context.
+
+    A token for each word that a blank must have, and an equal share of what is left.
+    """
     most = model.config.backbone.max_length
-    free = [hole for hole in holes if kind_of_hole(hole) == "blank" and hole.index not in start.empty]
-    left = most - length - len(holes) - sum(len(tokens) for tokens in start.forced.values())
-    need = sum(max(1, hole.sign.words[0]) for hole in free if isinstance(hole.sign, Blank))
-    if left < need:
-        raise ValueError(
-            f"the text needs {length + len(holes) + need} places · the model reads {most} at a time · shorten it"
-        )
-    fewest = max([0, *(hole.sign.words[0] for hole in free if isinstance(hole.sign, Blank))])
-    return max(left // max(len(free), 1), fewest)
-
-
-def _lengths(rows: Sequence[Canvas]) -> list[int]:
-    return [length for row in rows for length in row.lengths.tolist()]
+    fewest = {hole.index: max(1, hole.sign.words[0]) for hole in holes if isinstance(hole.sign, Blank)}
+    fewest = {hole: n for hole, n in fewest.items() if hole not in start.empty and hole not in start.forced}
+    told = sum(len(tokens) for tokens in start.forced.values()) + sum(isinstance(hole.sign, Mask) for hole in holes)
+    needed = taken + told + sum(fewest.values())
+    if most < needed:
+        raise ValueError(f"the text needs {needed} places · the model reads {most} at a time · shorten it")
+    share = (most - needed) // max(len(fewest), 1)
+    return [fewest.get(hole.index, 0) + share for hole in holes]
 
 
 def _classes(model: Model, tokenizer: Tokenizer, starts: Sequence[Start]) -> TokenClasses:

@@ -86,6 +86,10 @@ def replay(
         grown: list[tuple[Hypotheses, list[int]]] = []
         for some in chunks(rows.canvas.lengths, CHUNK):
             grown.append(_advance(model, rows.take(some), [states[i] for i in some.tolist()], told))
+        if len({group for part, _ in grown for group in part.group.tolist()}) < len(set(rows.group.tolist())):
+            raise ValueError(
+                "a candidate cannot be written · the model gives it no probability, in any order · leave it out"
+            )
         rows, states = _merged(grown)
         kept = top_of(rows.score, rows.group, width[rows.group]).sort().values
         if kept.numel() < rows.n_rows:

@@ -55,6 +55,8 @@ def score(
     Raises:
         ValueError: for a method that the family does not have, an empty text, or one too long for the model.
     """
+    if orders < 1:
+        raise ValueError(f"orders is {orders} · an estimate is drawn from one at least · give 1 or more")
     masks = hidden or [canvas.role == Role.TEXT for canvas in canvases]
     sizes = [int(mask.sum()) for mask in masks]
     most = model.config.backbone.max_length
