@@ -33,7 +33,7 @@ class StandIn:
     calls: list[dict[str, Any]] = field(default_factory=list)
 
     def fill(self, texts: Any, n: int = 1, **how: Any) -> Any:
-        self.calls.append({"n": n, **how})
+        self.calls += [{"n": n, **how}] if texts else []
         if how.get("by_length"):
             return [[self._fills(text, n)] * 4 for text in texts]
         return [self._fills(text, n) for text in texts]
@@ -50,7 +50,7 @@ class StandIn:
         return fills
 
     def generate(self, texts: list[str], n: int = 1, **how: Any) -> Any:
-        self.calls.append({"n": n, **how})
+        self.calls += [{"n": n, **how}] if texts else []
         return [self._fills(text + " " + SIGN, n) for text in texts]
 
     def score(self, texts: list[str], **how: Any) -> Any:

@@ -61,6 +61,22 @@ def test_a_watched_text_that_fails_is_shown_once(folder: str, capsys: pytest.Cap
     assert said.err.startswith("unmask: nothing fits")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--policy", "best"], ["--policy", "parallel", "-n", "2"], ["--beam", "4", "--temperature", "1"],
+        ["--top-p", "0"], ["--marks", "roman"], ["--blank", "a b"],
+    ],
+)  # fmt: skip
+def test_options_that_suit_no_text_are_wrong_use(
+    folder: str, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in ["fill"] if options[0] in ("--marks", "--blank") else ["fill", "generate"]:
+        assert main([verb, "The ___{1} sat.", "--json", "--model", folder, *options]) == 2
+        said = capsys.readouterr()
+        assert (said.out, said.err.count("\n"), said.err.count(" · ")) == ("", 1, 2)
+
+
 def test_tables(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fill", "The ___ sat.", "--model", folder, "-n", "2", "--max-words", "2"]) == 0
     assert "log p (" in capsys.readouterr().out

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from unmask import holes
 from unmask.cli import inputs, options
 from unmask.cli.faults import used_wrongly
 from unmask.cli.lines import complaint, print_line
@@ -47,12 +48,14 @@ def fill(
     if watch and (as_json or by_length):
         raise used_wrongly("--watch with --json or --by-length · it draws one text as it grows · leave one of them out")
     waiting = inputs.read(texts, file, whole)
+    signs = options.given(blank=blank, marks=marks)
+    inputs.agree(lambda: holes.parse("", **signs))
     import unmask
 
     lm = unmask.load(model) if model else unmask.load()
-    signs = options.given(blank=blank, marks=marks)
-    how: dict[str, Any] = {"n": n, "seed": seed, "temperature": temperature}
+    how: dict[str, Any] = {"n": 1 if watch else n, "seed": seed, "temperature": temperature}
     how |= options.given(top_p=top_p, beam=beam, max_words=max_words, policy=policy)
+    inputs.agree(lambda: lm.fill([], **how))
 
     def work(some: list[str]) -> list[Lists]:
         if watch:

@@ -35,6 +35,7 @@ def generate(
     lm = unmask.load(model) if model else unmask.load()
     how: dict[str, Any] = {"n": n, "seed": seed, "temperature": temperature}
     how |= options.given(top_p=top_p, beam=beam, max_words=max_words, policy=policy)
+    inputs.agree(lambda: lm.generate([], **how))
 
     def work(some: list[str]) -> list[Lists]:
         return [[(None, fills)] for fills in lm.generate(some, **how)]

@@ -62,6 +62,18 @@ def each(
     return failed
 
 
+def agree(ask: Callable[[], object]) -> None:
+    """Ask for no text at all: options that suit no text are a fault of the command line, not of any text.
+
+    Raises:
+        typer.BadParameter: when they do not.
+    """
+    try:
+        ask()
+    except ValueError as error:
+        raise used_wrongly(reason(error)) from error
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why a text got no answer."""

@@ -35,7 +35,7 @@ class Search:
         if self.n > 1 and self.rule.several and not self.sampling:
             raise ValueError(
                 f"n is {self.n} · the policy {self.policy!r} writes one text, whatever it could say instead"
-                " · give a temperature above 0, or another policy"
+                " · ask for one, give a temperature above 0, or take another policy"
             )
         if self.beam > 1 and (self.sampling or self.rule.several):
             raise ValueError(
