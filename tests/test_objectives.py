@@ -13,6 +13,7 @@ from unmask.masking import LAWS, Mixture
 from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
 from unmask.objectives import OBJECTIVES, Shape
+from unmask.objectives.words import choose
 
 STARTS = torch.zeros(N_WORDS + 6, dtype=torch.int64)
 STARTS[::2] = 1
@@ -359,3 +360,13 @@ def test_sampled_pairs_come_as_often_as_they_should() -> None:
     expected = (words[:, None] + splits).exp().flatten()
     error = (expected * (1 - expected) / draws).sqrt()
     assert ((seen - expected).abs() < 4 * error + 1e-3).all()
+
+
+def test_a_site_where_all_is_barred_has_no_score_and_spoils_no_other() -> None:
+    barred = torch.full((1, 4), -torch.inf)
+    log_prob = torch.cat([barred, torch.tensor([[0.5, 0.2, 0.2, 0.1]]).log()])
+    shape = Shape(torch.zeros(4, dtype=torch.int64), torch.ones(2, 2, 4, dtype=torch.bool), 1.0, top_p=0.6, top_k=3)
+    rows = torch.arange(2)
+    _, scores = choose(log_prob, 4, shape, Noise(0, rows), rows, rows)
+    assert torch.isneginf(scores[0]).all()
+    assert torch.isneginf(scores[1]).tolist() == [False, False, True, True]

@@ -94,7 +94,7 @@ def choose(
     """
     score = log_prob.double()
     if shape.temperature > 0:
-        score = (score / shape.temperature).log_softmax(-1)
+        score = score / shape.temperature
         score = _cut(score, shape)
         if noise is not None:
             uniform = noise.grid(row, place, score.shape[1], "choose")
