@@ -117,7 +117,7 @@ class BlankLM:
     def corrupt(self, clean: Canvas, hidden: Hidden, noise: Noise) -> tuple[Canvas, Targets]:
         """One blank for each run of `hidden.mask [N]`."""
         mask, rows = hidden.mask, clean.rows
-        left = mask & _shifted(mask & True, 1) & (rows == _shifted(rows, 1))  # its left neighbour is missing too
+        left = mask & _shifted(mask, 1) & (rows == _shifted(rows, 1))  # its left neighbour is missing too
         right = mask & _shifted(mask, -1) & (rows == _shifted(rows, -1))
         begins = mask & ~left
         site = mask.nonzero().squeeze(1)
