@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -64,8 +64,8 @@ def write_model(
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder, stored(model, dtype), shard_bytes)
     tokenizer.save(folder)
-    _write_text(folder / CARD, card)
-    _write_text(folder / CONFIG, json.dumps(_described(model.config), indent=2) + "\n")
+    write_text(folder / CARD, card)
+    write_text(folder / CONFIG, json.dumps(_described(model.config), indent=2) + "\n")
     return folder
 
 
@@ -117,8 +117,8 @@ def read_config(folder: str | Path) -> ModelConfig:
     backbone = given.get("backbone")
     if not isinstance(backbone, dict):
         raise ValueError(f"{path} has no 'backbone' · it says the model's shape · copy the folder again")
-    _check(given, ModelConfig, path)
-    _check(backbone, BackboneConfig, path)
+    check_keys(given, ModelConfig, path)
+    check_keys(backbone, BackboneConfig, path)
     special = tuple(given.pop("special"))
     return ModelConfig(**(given | {"special": special, "backbone": BackboneConfig(**backbone)}))
 
@@ -132,9 +132,13 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 def stored(model: nn.Module, dtype: Storage | None = None) -> dict[str, Tensor]:
     """The weights as they go to disk."""
+    return packed({name: weight.detach().cpu() for name, weight in weights(model).items()}, dtype)
+
+
+def packed(tensors: Mapping[str, Tensor], dtype: Storage | None = None) -> dict[str, Tensor]:
+    """Tensors as they are stored; `int8`: matrices by rows, each with its scale, all else float32."""
     out: dict[str, Tensor] = {}
-    for name, weight in weights(model).items():
-        tensor = weight.detach().cpu()
+    for name, tensor in tensors.items():
         if dtype == "int8" and tensor.dim() == 2:
             scale = (tensor.float().abs().amax(1) / 127).clamp(min=1e-12)
             out[name] = (tensor.float() / scale[:, None]).round().to(torch.int8)
@@ -144,6 +148,15 @@ def stored(model: nn.Module, dtype: Storage | None = None) -> dict[str, Tensor]:
         else:
             out[name] = tensor
     return {name: tensor.contiguous() for name, tensor in out.items()}
+
+
+def unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `packed` made, matrices that were int8 as float32."""
+    return {
+        name: tensor.float() * tensors[name + SCALE][:, None] if name + SCALE in tensors else tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(SCALE)
+    }
 
 
 def load(model: nn.Module, tensors: Mapping[str, Tensor], where: str | Path) -> None:
@@ -192,7 +205,7 @@ def write_tensors(folder: Path, tensors: dict[str, Tensor], shard_bytes: int, na
         _save(folder / file, shard)
         where.update(dict.fromkeys(shard, file))
     index = {"metadata": {"total_size": total}, "weight_map": where}
-    _write_text(folder / f"{name}.index.json", json.dumps(index, indent=2) + "\n")
+    write_text(folder / f"{name}.index.json", json.dumps(index, indent=2) + "\n")
     (folder / name).unlink(missing_ok=True)
 
 
@@ -222,12 +235,17 @@ def _described(config: ModelConfig) -> dict[str, Any]:
     return {"model_type": "unmask", "format": FORMAT, **asdict(config)}
 
 
-def _check(given: dict[str, Any], kind: type[Any], path: Path) -> None:
+def check_keys(given: dict[str, Any], kind: type[Any], path: Path) -> None:
+    """See that a config has the keys of a dataclass, and all that it has no default for.
+
+    Raises:
+        ValueError: when it has not.
+    """
     known = {field.name for field in fields(kind)}
     if unknown := sorted(given.keys() - known):
         near = difflib.get_close_matches(unknown[0], known, 1, 0.0)[0]
         raise ValueError(f"{path} has an unknown key {unknown[0]!r} · the nearest known is {near!r} · update unmask")
-    required = {"objective", "signs", "special", "vocab_size"} & known
+    required = {field.name for field in fields(kind) if field.default is MISSING}
     if missing := sorted(required - given.keys()):
         raise ValueError(f"{path} has no {missing[0]!r} · a model needs it · copy the folder again")
 
@@ -245,7 +263,8 @@ def _save(path: Path, tensors: dict[str, Tensor]) -> None:
             beside.unlink(missing_ok=True)
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
     beside = path.with_name(f".{path.name}.partial")
     try:
         beside.write_text(text, encoding="utf-8")
