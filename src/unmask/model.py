@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,13 +46,37 @@ class Model(nn.Module):
             )
         self.config = config
         self.backbone = Backbone(config.backbone)
+        self.objective: Objective = self._objective()
+        self.head = self.objective.head
+
+    def set_options(self, options: dict[str, Any] | None) -> None:
+        """Give the objective other options; the weights stay.
+
+        Raises:
+            ValueError: when they ask for other weights than there are.
+        """
+        if (options or {}) == (self.config.options or {}):
+            return
+        self.config = replace(self.config, options=options or None)
+        objective = self._objective()
+        try:
+            objective.head.load_state_dict(self.head.state_dict(keep_vars=True), assign=True)
+        except RuntimeError:
+            raise ValueError(
+                f"options {options} of {self.config.objective} need weights that the model does not have · "
+                "it was trained with others · leave them as they were, or train anew"
+            ) from None
+        self.objective, self.head = objective, objective.head.to(self.backbone.embedding.weight).train(self.training)
+
+    def _objective(self) -> Objective:
+        """The family of the config, reading through this backbone."""
+        config = self.config
         special = torch.zeros(config.backbone.vocab_size, dtype=torch.bool)
         special[list(config.special)] = True
         vocabulary = Vocabulary(config.backbone.vocab_size, config.signs, special)
-        self.objective: Objective = OBJECTIVES[config.objective](
+        return OBJECTIVES[config.objective](
             vocabulary, config.backbone.width, self.backbone.embedding, **(config.options or {})
         )
-        self.head = self.objective.head
 
     def initialise(self, seed: int) -> None:
         """Fresh weights, the same for the same seed."""

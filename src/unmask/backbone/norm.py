@@ -48,4 +48,5 @@ class _RMSNorm(torch.autograd.Function):
         each = upstream * unit
         along = (each @ weight / x.shape[-1])[..., None]  # the part of the gradient along x, which the norm takes away
         by_x = (upstream * weight).addcmul_(unit, along, value=-1).mul_(scale)
-        return by_x, each.flatten(0, -2).sum(0), None
+        by_weight = each.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        return by_x, by_weight, None
