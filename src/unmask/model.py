@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unmask.backbone import Backbone, BackboneConfig
+from unmask.backbone.cache import Cache
 from unmask.backbone.int8 import Int8Linear, can_int8, has_byte_products, swap_linear
 from unmask.canvas import Canvas
 from unmask.objectives import OBJECTIVES, Objective, Vocabulary
@@ -91,13 +92,16 @@ class Model(nn.Module):
             else:
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5, generator=generator)
 
-    def forward(self, view: View, canvas: Canvas) -> Any:
+    def forward(self, view: View, canvas: Canvas, cache: Cache | None = None) -> Any:
         """What the objective predicts of `canvas`, seen through `view`."""
-        return self.objective.predict(self.backbone(view), canvas)
+        return self.objective.predict(self.backbone(view, cache=cache), canvas)
 
-    def predict(self, canvas: Canvas, targets: Any = None) -> Any:
-        """What it predicts of a canvas as it stands, or at the places that `targets` name."""
-        return self(self.objective.view(canvas, targets), canvas)
+    def predict(self, canvas: Canvas, targets: Any = None, cache: Cache | None = None) -> Any:
+        """What it predicts of a canvas as it stands, or at the places that `targets` name.
+
+        What a cache holds is not computed again, where the family's views allow it.
+        """
+        return self(self.objective.view(canvas, targets), canvas, cache)
 
     @property
     def device(self) -> torch.device:

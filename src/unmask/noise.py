@@ -30,19 +30,20 @@ class Noise:
 
     def elements(self, canvas: Canvas, stream: str) -> Tensor:
         """One number an element, `[N]` float64 in (0, 1)."""
-        return _unit(_mix(self._state(stream)[canvas.rows] + canvas.index * _GOLDEN))
+        return _unit(scattered(self._state(stream)[canvas.rows] + canvas.index * _GOLDEN))
 
     def grid(self, rows: Tensor, place: Tensor, width: int, stream: str) -> Tensor:
         """`width` numbers for each of `S` places, `[S, width]`: `rows [S]` says whose, `place [S]` which of its."""
-        start = _mix(self._state(stream)[rows] + place * _GOLDEN)
-        return _unit(_mix(start[:, None] + torch.arange(width, device=rows.device) * _GOLDEN))
+        start = scattered(self._state(stream)[rows] + place * _GOLDEN)
+        return _unit(scattered(start[:, None] + torch.arange(width, device=rows.device) * _GOLDEN))
 
     def _state(self, stream: str) -> Tensor:
         seed = torch.tensor(self.seed, dtype=torch.int64, device=self.key.device)
-        return _mix(_mix(_mix(seed) + self.key) + zlib.crc32(stream.encode()))
+        return scattered(scattered(scattered(seed) + self.key) + zlib.crc32(stream.encode()))
 
 
-def _mix(x: Tensor) -> Tensor:
+def scattered(x: Tensor) -> Tensor:
+    """A bijection of 64-bit numbers without visible order: the finaliser of SplitMix64, `[...]` int64."""
     x = x + _GOLDEN
     x = (x ^ _shift(x, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
     x = (x ^ _shift(x, 27)) * -7723592293110705685  # 0x94D049BB133111EB

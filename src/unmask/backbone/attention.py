@@ -28,7 +28,11 @@ class Pattern:
         self._lengths: tuple[Tensor, int] | None = None
         self.buckets = [] if self.dense else _buckets(view)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
+    def of(self, column: Tensor) -> Tensor:
+        """The elements to compute of a column `[M]`: all."""
+        return column
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, window: int | None = None, layer: int = 0) -> Tensor:
         """Softmax attention of `q [M, H, d]` over `k, v [M, G, d]` with H a multiple of G, `[M, H, d]`."""
         if k.shape[1] != q.shape[1]:
             repeat = q.shape[1] // k.shape[1]

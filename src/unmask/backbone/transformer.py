@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from unmask.backbone.attention import Pattern
+from unmask.backbone.cache import Cache, Plan
 from unmask.backbone.norm import RMSNorm
 from unmask.backbone.positions import rotary, rotate
 from unmask.view import View
@@ -72,9 +73,10 @@ class BackboneConfig:
 class Attention(nn.Module):
     """Multi-head attention over packed rows, with rotary positions."""
 
-    def __init__(self, config: BackboneConfig) -> None:
-        """Make the layer's projections."""
+    def __init__(self, config: BackboneConfig, number: int) -> None:
+        """Make the projections of layer `number`."""
         super().__init__()
+        self.number = number
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads or config.n_heads
         self.head_width = config.head_width
         total = self.n_heads + 2 * self.n_kv_heads
@@ -83,7 +85,12 @@ class Attention(nn.Module):
         self.qk_norm = RMSNorm(self.head_width, config.norm_eps) if config.qk_norm else None
 
     def forward(
-        self, x: Tensor, pattern: Pattern, turn: tuple[Tensor, Tensor], window: int | None, read: Tensor | None = None
+        self,
+        x: Tensor,
+        pattern: Pattern | Plan,
+        turn: tuple[Tensor, Tensor],
+        window: int | None,
+        read: Tensor | None = None,
     ) -> Tensor:
         """`x [M, D]` to `[M, D]`, or to `[R, D]` where only the elements `read [R]` are wanted."""
         qkv = self.qkv(x).view(x.shape[0], self.n_heads + 2 * self.n_kv_heads, self.head_width)
@@ -91,7 +98,7 @@ class Attention(nn.Module):
         if self.qk_norm is not None:
             qk = self.qk_norm(qk)
         q, k = rotate(qk, *turn).split([self.n_heads, self.n_kv_heads], 1)
-        mixed = pattern.attend(q, k, v, window).flatten(1)
+        mixed = pattern.attend(q, k, v, window, self.number).flatten(1)
         out: Tensor = self.out(mixed if read is None else mixed[read])
         return out
 
@@ -128,11 +135,13 @@ class Layer(nn.Module):
         super().__init__()
         self.window = None if config.is_global(number) else config.window
         self.attention_norm = make_norm(config)
-        self.attention = Attention(config)
+        self.attention = Attention(config, number)
         self.mlp_norm = make_norm(config)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, pattern: Pattern, turn: tuple[Tensor, Tensor], read: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, pattern: Pattern | Plan, turn: tuple[Tensor, Tensor], read: Tensor | None = None
+    ) -> Tensor:
         """`x [M, D]` to `[M, D]`, or to `[R, D]` where only the elements `read [R]` are wanted."""
         mixed = self.attention(self.attention_norm(x), pattern, turn, self.window, read)
         x = (x if read is None else x[read]) + mixed
@@ -165,20 +174,31 @@ class Backbone(nn.Module):
                 std = parameter.shape[1] ** -0.5 * (shrink if writes else 1.0)
                 nn.init.normal_(parameter, std=std, generator=generator)
 
-    def forward(self, view: View, dense: bool = False) -> Tensor:
-        """Hidden states of the elements that `view.read` names, `[R, D]`; `dense` takes the slow plain attention."""
-        config, pattern = self.config, Pattern(view, dense)
-        x = self.embedding(view.ids)
+    def forward(self, view: View, dense: bool = False, cache: Cache | None = None) -> Tensor:
+        """Hidden states of the elements that `view.read` names, `[R, D]`.
+
+        Args:
+            view: What to read.
+            dense: Take the slow plain attention.
+            cache: Where the view is causal, what it holds is not computed again, and what is new goes into it.
+        """
+        if cache is None or not view.causal:
+            return self._through(view, Pattern(view, dense), view.read)
+        plan = cache.plan(view)
+        return plan.read(self._through(view, plan, None) if plan.new.numel() else self.embedding.weight[:0])
+
+    def _through(self, view: View, pattern: Pattern | Plan, read: Tensor | None) -> Tensor:
+        """The elements that a pattern wants computed, through all layers; of those the ones to be read."""
+        config, position = self.config, pattern.of(view.position)
+        x = self.embedding(pattern.of(view.ids))
         if self.segment_embedding is not None and view.segment is not None:
-            x = x + self.segment_embedding(view.segment)
-        turns = {True: rotary(view.position, config.head_width, config.rope_base, x.dtype)}
+            x = x + self.segment_embedding(pattern.of(view.segment))
+        turns = {True: rotary(position, config.head_width, config.rope_base, x.dtype)}
         base = config.local_rope_base or config.rope_base
-        turns[False] = (
-            turns[True] if base == config.rope_base else rotary(view.position, config.head_width, base, x.dtype)
-        )
+        turns[False] = turns[True] if base == config.rope_base else rotary(position, config.head_width, base, x.dtype)
         for number, layer in enumerate(self.layers):
             last = number == config.n_layers - 1  # past its attention, elements that are not read matter to nobody
-            x = layer(x, pattern, turns[config.is_global(number)], view.read if last else None)
+            x = layer(x, pattern, turns[config.is_global(number)], read if last else None)
         out: Tensor = self.norm(x)
         return out
 

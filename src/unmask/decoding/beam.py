@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unmask.canvas import Canvas, concat
+from unmask.noise import scattered
 from unmask.objectives import Proposal, Sites
 from unmask.objectives.words import segment_logsumexp
 
@@ -114,15 +115,8 @@ def same_canvas(canvas: Canvas, group: Tensor) -> Tensor:
     Rows are told apart by a 64-bit hash of their elements; two of a beam collide with probability 1e-13.
     """
     what = (canvas.ids * 4 + canvas.role) * 4099 + canvas.hole
-    mixed = _mix(_mix(what) + canvas.index * -7046029254386353131)
+    mixed = scattered(scattered(what) + canvas.index)
     rows = torch.zeros(canvas.n_rows, dtype=torch.int64, device=mixed.device).index_add_(0, canvas.rows, mixed)
     names = torch.stack([group, canvas.request, canvas.lengths, rows], 1)
     numbers: Tensor = torch.unique(names, dim=0, return_inverse=True)[1]
     return numbers
-
-
-def _mix(x: Tensor) -> Tensor:
-    """Scatter the bits of 64-bit numbers (the finaliser of SplitMix64)."""
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)

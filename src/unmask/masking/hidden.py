@@ -22,6 +22,7 @@ class Hidden:
     weight: Tensor  # [B] float64
     count: Tensor  # [B] float64, the row's share of the denominator
     bound: Tensor  # [B] bool
+    starts: Tensor | None = None  # [N] bool, the token begins with white space; none: nobody counts words
 
 
 @dataclass(frozen=True)

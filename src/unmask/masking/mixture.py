@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,8 +25,9 @@ class Mixture:
         ValueError: for a law or setting there is not.
     """
 
-    def __init__(self, parts: Sequence[dict[str, Any]], begins: Tensor) -> None:
-        """Bind each law to its settings."""
+    def __init__(self, parts: Sequence[dict[str, Any]], begins: Tensor, starts: Tensor | None = None) -> None:
+        """Bind each law to its settings; `begins [V]` as in `units`, `starts [V]`: which ids begin with white space."""
+        self.starts = starts
         self.laws: list[tuple[Law, dict[str, Any]]] = []
         shares = []
         for part in parts:
@@ -52,6 +54,10 @@ class Mixture:
 
     def __call__(self, clean: Canvas, noise: Noise) -> Hidden:
         """What is hidden of each row of `clean`."""
+        hidden = self._hidden(clean, noise)
+        return hidden if self.starts is None else replace(hidden, starts=self.starts[clean.ids])
+
+    def _hidden(self, clean: Canvas, noise: Noise) -> Hidden:
         pick = torch.searchsorted(self.borders.to(clean.ids.device), noise.rows("law")).clamp(max=len(self.laws) - 1)
         chosen = [law(clean, noise, **settings) for law, settings in self.laws]
         if len(chosen) == 1:

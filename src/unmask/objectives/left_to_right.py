@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unmask.canvas import Canvas, Edits, Role
-from unmask.holes import Hole
+from unmask.holes import Blank, Hole
 from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
 from unmask.objectives.objective import Likelihood, Loss, Predict, Proposal, Shape, Sites, Vocabulary
@@ -55,28 +55,63 @@ class LeftToRight:
 
     Corrupts: each run of hidden tokens becomes one blank; after a separator follow the runs in order, each with an end
         sign: `text with blanks | sep | answer 1 | end | answer 2 | end`. A row all hidden is plain language modelling.
+        Where the number of words is told, signs count them in the place of the blank: a `word` sign for each that must
+        be there, then a `maybe` for each that may, or a blank where there is no limit.
     Predicts: the next token of the answers.
     Fills: blanks of any length, masks of exactly one token, candidates; the probability is an exact chain.
     Loss: -sum log p(answer token | all before), eq. 1.
     Policies that suit: any; there is one place to write at a time.
     Relation to the others: the baseline. Blank LM with one fixed order and a close symbol in the place of splits.
+    Options: `told`, the share of holes whose number of words is told in training (0: never, nor in filling). `plain`: a
+        language model as it comes, which has seen no signs; it reads the text alone, behind the token `begin`, and
+        ends it with `stop`. It goes on from a text, and fills nothing before its end.
     """
 
     name: ClassVar[str] = "left_to_right"
     holes: ClassVar[frozenset[str]] = frozenset({"blank", "mask", "candidates"})
     paths: ClassVar[str] = "one"
 
-    def __init__(self, vocabulary: Vocabulary, width: int, embedding: nn.Embedding) -> None:
-        """Make the family's head."""
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        width: int,
+        embedding: nn.Embedding,
+        told: float = 0.0,
+        plain: bool = False,
+        begin: int | None = None,
+        stop: int | None = None,
+    ) -> None:
+        """Make the family's head.
+
+        Raises:
+            ValueError: when the options contradict each other or the vocabulary.
+        """
         signs = vocabulary.signs
-        self.blank, self.separator, self.end = signs["blank"], signs["sep"], signs["answer"]
+        if told and not {"word", "maybe"} <= signs.keys():
+            raise ValueError("told counts words by signs · this vocabulary has none for it · train a tokenizer anew")
+        if plain and (told or begin is None or stop is None):
+            raise ValueError(
+                "a plain model has no signs, and begins and ends · give begin and stop, and leave told out"
+            )
+        self.told, self.plain, self.begin, self.start = told, plain, begin, signs["start"]
+        self.blank, self.separator = signs["blank"], signs["sep"]
+        self.end = stop if stop is not None else signs["answer"]
+        self.counting = torch.tensor([signs.get("word", self.blank), signs.get("maybe", self.blank), self.blank])
         special = vocabulary.special.clone()
         special[self.end] = False
         self.head = Head(embedding, special)
 
     def corrupt(self, clean: Canvas, hidden: Hidden, noise: Noise) -> tuple[Canvas, Targets]:
-        """Blanks in the text; behind each row's last element the separator and the answers."""
+        """Blanks in the text; behind each row's last element the separator and the answers.
+
+        Raises:
+            ValueError: when a plain model is to learn what is missing before the end of a text.
+        """
         mask, rows, device = hidden.mask, clean.rows, clean.ids.device
+        if self.plain and bool((mask[:-1] & ~mask[1:] & (clean.role[1:] == Role.TEXT))[rows[1:] == rows[:-1]].any()):
+            raise ValueError(
+                "a plain model learns how texts go on · something else is hidden · take the masking law all"
+            )
         before = torch.cat([mask.new_zeros(1), mask[:-1]]) & (rows == torch.roll(rows, 1, 0))
         after = torch.cat([mask[1:], mask.new_zeros(1)]) & (rows == torch.roll(rows, -1, 0))
         begins, ends = mask & ~before, mask & ~after
@@ -84,7 +119,9 @@ class LeftToRight:
         last[clean.offsets[1:] - 1] = True  # every row closes with a scaffold element, which is never hidden
         n_answer = clean.sum_rows(mask.long() + ends.long())  # [B]
         site = (mask | last).nonzero().squeeze(1)
-        counts = torch.where(last[site], 2 + n_answer[rows[site]], begins[site].long())
+        told = self._told(clean, hidden, begins, noise)  # [runs, 3]
+        n_signs = torch.zeros_like(rows).masked_scatter(begins, told.sum(1))
+        counts = torch.where(last[site], 2 + n_answer[rows[site]], n_signs[site])
         run = begins.long().cumsum(0)
         run = run - 1 - (run - begins.long())[clean.offsets[:-1]][rows]  # number of the run in its row
 
@@ -93,8 +130,9 @@ class LeftToRight:
         ids = torch.full((total,), self.blank, device=device)
         role = torch.full((total,), int(Role.SCAFFOLD), device=device)
         hole = torch.full((total,), -1, device=device)
-        blank_at = first[begins[site]]
-        hole[blank_at] = run[begins]
+        shown = n_signs[begins]
+        at = first[begins[site]].repeat_interleave(shown) + _count(shown)
+        ids[at], hole[at] = self._signs(told), run[begins].repeat_interleave(shown)
         tail = first[last[site]]  # [B]
         kept = torch.zeros(total, dtype=torch.bool, device=device)
         kept[tail] = True
@@ -117,7 +155,15 @@ class LeftToRight:
         """Causal; the elements before the answers' are read, or the last of each row."""
         index = canvas.index
         read = canvas.offsets[1:] - 1 if targets is None else targets.read
-        return View(canvas.ids, canvas.offsets, index, read, stage=index, causal=True)
+        if not self.plain:
+            return View(canvas.ids, canvas.offsets, index, read, stage=index, causal=True)
+        start = canvas.ids == self.start
+        seen = start | (canvas.role == Role.TEXT) | (canvas.ids == self.end)
+        before = torch.cat([index.new_zeros(1), seen.long().cumsum(0)])  # seen ones before each, and in all
+        offsets = before[canvas.offsets]
+        index = before[:-1][seen] - offsets[:-1][canvas.rows[seen]]
+        ids = torch.where(start, int(self.begin or 0), canvas.ids)[seen]
+        return View(ids, offsets, index, before[read + 1] - 1, stage=index, causal=True)
 
     def sites(self, canvas: Canvas) -> Sites:
         """The end of each row; it writes into the first hole without an answer."""
@@ -139,18 +185,32 @@ class LeftToRight:
         return Loss(word, targets.count, {"word": word.detach()})
 
     def open(self, canvas: Canvas, holes: Sequence[Hole]) -> Canvas:
-        """Blanks in the text and a separator behind it."""
+        """Blanks in the text, or what counts their words, and a separator behind it.
+
+        Raises:
+            ValueError: when a plain model is to fill a hole before the end of a text.
+        """
         signs = canvas.role == Role.SIGN
         last = torch.zeros_like(signs)
         last[canvas.offsets[1:] - 1] = True
+        if self.plain and bool(signs[:-1][~last[1:]].any()):
+            raise ValueError(
+                "this model goes on from a text, and has not learned to fill before its end · put the hole last, or"
+                " adapt it: unmask train adapt model=..."
+            )
         site = (signs | last).nonzero().squeeze(1)
-        counts = 1 + last[site].long()
+        told = torch.tensor([self._shown(hole) for hole in holes], device=site.device).view(-1, 3)
+        told = told[canvas.hole[signs]]
+        counts = torch.zeros_like(site).masked_scatter(signs[site], told.sum(1)) + 2 * last[site]
         first = counts.cumsum(0) - counts
         ids = torch.full((int(counts.sum()),), self.blank, device=site.device)
-        role = torch.full_like(ids, Role.SIGN)
+        role = torch.full_like(ids, Role.SCAFFOLD)
         kept = torch.zeros_like(ids, dtype=torch.bool)
+        lead, shown = first[signs[site]], told.sum(1)
+        ids[lead.repeat_interleave(shown) + _count(shown)] = self._signs(told)
+        role[lead] = int(Role.SIGN)  # one a hole: what follows it only counts
         tail = first[last[site]]
-        kept[tail], ids[tail + 1], role[tail + 1] = True, self.separator, Role.SCAFFOLD
+        kept[tail], ids[tail + 1] = True, self.separator
         return canvas.apply(Edits.emit(site, counts, ids, role, kept=kept))
 
     def propose(
@@ -193,6 +253,7 @@ class LeftToRight:
         first = (counts.cumsum(0) - counts)[order.argsort()]  # of `where`
         tail, closed = first[: last.numel()], first[last.numel() :]
         ids = torch.full((int(counts.sum()),), self.blank, device=word.device)
+        ids[closed] = canvas.ids[signs]
         role = torch.full_like(ids, Role.SCAFFOLD)
         kept = torch.zeros_like(ids, dtype=torch.bool)
         holes, log_prob = torch.full_like(ids, -1), torch.zeros(ids.numel(), device=ids.device)
@@ -212,7 +273,7 @@ class LeftToRight:
         n_orders: int,
         noise: Noise,
     ) -> Likelihood:
-        """The exact chain over the answers and their ends."""
+        """The exact chain over the answers and their ends; of a plain model how likely a text begins so."""
         if method not in (None, "exact"):
             raise ValueError(f"no likelihood method {method!r} here · this model's chain is exact · use method='exact'")
         one = torch.ones(clean.n_rows, dtype=torch.float64, device=hidden.device)
@@ -220,6 +281,8 @@ class LeftToRight:
         answers = (canvas.index > canvas.index[canvas.ids == self.separator][canvas.rows]).nonzero().squeeze(1)
         prediction = predict(canvas, targets)
         costs = prediction.words().gather(1, targets.word[:, None]).squeeze(1).double()
+        if self.plain:
+            costs = costs.masked_fill(targets.word == self.end, 0.0)
         out = one.new_zeros(clean.n_rows).index_add_(0, canvas.rows[answers], costs)
         return Likelihood(out, torch.zeros_like(out), "exact", "exact")
 
@@ -229,10 +292,49 @@ class LeftToRight:
         behind = index >= index[canvas.ids == self.separator][rows]
         sign = ~behind & (canvas.hole >= 0)
         answer = behind & (canvas.role == Role.TEXT)
-        first_sign = (sign.long().cumsum(0) - sign.long())[canvas.offsets[:-1]]
+        lead = sign.clone()  # of the signs of a hole the first
+        lead[1:] &= ~sign[:-1] | (canvas.hole[1:] != canvas.hole[:-1])
+        first_sign = (lead.long().cumsum(0) - lead.long())[canvas.offsets[:-1]]
         run = (first_sign[rows] + canvas.hole)[answer]
         sizes = torch.zeros_like(index)
-        sizes[sign] = torch.bincount(run, minlength=int(sign.sum()))
+        sizes[lead] = torch.bincount(run, minlength=int(lead.sum()))
         site = (sign | behind).nonzero().squeeze(1)
         counts = sizes[site]
         return canvas.apply(Edits.emit(site, counts, canvas.ids[answer], Role.TEXT))
+
+    def _told(self, clean: Canvas, hidden: Hidden, begins: Tensor, noise: Noise) -> Tensor:
+        """How many signs of each kind (word, maybe, blank) stand for each run, `[runs, 3]`.
+
+        Half of those that are told are told exactly, half by a range that holds the number; a quarter of the ranges
+        has no upper end.
+        """
+        free = torch.tensor([[0, 0, 1]], device=begins.device).expand(int(begins.sum()), 3)
+        if not self.told or hidden.starts is None:
+            return free
+        number = begins.long().cumsum(0) - 1  # of the run each hidden token is in
+        word = (hidden.starts | begins)[hidden.mask].long()
+        n = torch.zeros_like(free[:, 0]).index_add(0, number[hidden.mask], word)  # [runs] words
+        draw, low, high = (noise.elements(clean, name)[begins] for name in ("told", "low", "high"))
+        ranged = draw < self.told / 2
+        least = torch.where(ranged, 1 + (low * n).long(), n)
+        most = torch.where(ranged, n + (high * 4).long(), n)
+        endless = ranged & (high * 4 % 1 < 0.25)
+        told = torch.stack([least - endless.long(), (most - least).masked_fill(endless, 0), endless.long()], 1)
+        return torch.where((draw < self.told)[:, None], told, free)
+
+    def _shown(self, hole: Hole) -> list[int]:
+        """How many signs of each kind (word, maybe, blank) show a hole."""
+        sign = hole.sign
+        if not self.told or not isinstance(sign, Blank) or sign.candidates or sign.words == (1, None):
+            return [0, 0, 1]
+        low, high = sign.words
+        return [max(low - 1, 0), 0, 1] if high is None else [low, high - low, 0]
+
+    def _signs(self, told: Tensor) -> Tensor:
+        """The ids of so many signs of each kind, hole by hole, from `[runs, 3]`."""
+        return self.counting.to(told.device).repeat(told.shape[0]).repeat_interleave(told.flatten())
+
+
+def _count(n: Tensor) -> Tensor:
+    """0, 1, ... `n[i]` - 1 for each i, end to end."""
+    return torch.arange(int(n.sum()), device=n.device) - (n.cumsum(0) - n).repeat_interleave(n)

@@ -176,7 +176,8 @@ def dtype_of(recipe: Recipe) -> torch.dtype:
 
 def make_masking(recipe: Recipe, tokenizer: Tokenizer, device: torch.device | str = "cpu") -> Mixture:
     """What is hidden."""
-    return Mixture(recipe.masking or MASKING, begins(tokenizer).to(device))
+    starts = tokenizer.table.starts_word.to(device)
+    return Mixture(recipe.masking or MASKING, begins(tokenizer).to(device), starts)
 
 
 def begins(tokenizer: Tokenizer) -> Tensor:

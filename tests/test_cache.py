@@ -1,0 +1,91 @@
+"""The cache of beginnings: what it gives is what reading everything gives, and nothing is computed twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unmask.backbone import Backbone, BackboneConfig
+from unmask.backbone.cache import Cache, beginnings
+from unmask.view import View
+
+SHAPES = {
+    "plain": {},
+    "grouped": {"n_heads": 4, "n_kv_heads": 2, "width": 32},
+    "local": {"global_every": 2, "window": 2},
+    "segments": {"n_segments": 3},
+}
+
+
+def backbone(name: str) -> Backbone:
+    made = Backbone(BackboneConfig(vocab_size=9, **{"width": 16, "n_layers": 3, "n_heads": 2} | SHAPES[name]))
+    made.initialise(torch.Generator().manual_seed(0))
+    return made.double().eval()
+
+
+def causal(rows: list[list[int]]) -> View:
+    lengths = torch.tensor([len(row) for row in rows])
+    offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    ids = torch.tensor([one for row in rows for one in row], dtype=torch.int64)
+    index = torch.cat([torch.arange(n) for n in lengths.tolist()])
+    return View(ids, offsets, index, torch.arange(ids.numel()), stage=index, causal=True, segment=ids % 3)
+
+
+rows_of_ids = st.lists(st.lists(st.integers(0, 8), min_size=1, max_size=9), min_size=1, max_size=5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_any_sequence_of_views_gives_what_no_cache_gives(shape: str, data: st.DataObject) -> None:
+    model, cache = backbone(shape), Cache()
+    with torch.no_grad():
+        for _ in range(3):
+            rows = data.draw(rows_of_ids)
+            rows += [[*rows[0], 1], [*rows[0], 2, 3]]  # rows that grow out of another
+            view = causal(rows)
+            torch.testing.assert_close(model(view, cache=cache), model(view, dense=True))
+            if data.draw(st.booleans()):
+                cache.keep(causal(rows[:1]))
+
+
+def test_a_beginning_is_computed_once() -> None:
+    model, cache = backbone("plain"), Cache()
+    with torch.no_grad():
+        model(causal([[1, 2, 3], [1, 2, 4], [1, 2, 3]]), cache=cache)
+        assert cache.n_computed == 4
+        model(causal([[5], [1, 2, 3, 5]]), cache=cache)
+        assert cache.n_computed == 6
+        cache.keep(causal([[1, 2, 3]]))
+        model(causal([[1, 2, 4], [1, 2, 3]]), cache=cache)
+        assert cache.n_computed == 7
+    room = cache.hidden.shape[0]
+    with torch.no_grad():
+        for i in range(2 * room):  # slots that were given back are used again
+            model(causal([[6, 7, i // 81, i // 9 % 9, i % 9]]), cache=cache)
+            cache.keep(causal([[6, 7]]))
+    assert cache.hidden.shape[0] == room
+
+
+def test_a_beginning_is_all_that_its_elements_say() -> None:
+    view = causal([[1, 2, 3], [1, 2, 3], [2, 1, 3], [1, 3]])
+    names = beginnings(view)
+    assert torch.equal(names[:3], names[3:6])
+    assert names.unique().numel() == 3 + 3 + 1
+    moved = replace(view, position=view.position + 1)
+    assert not torch.isin(beginnings(moved), names).any()
+    other = replace(view, segment=view.segment + 1)
+    assert not torch.isin(beginnings(other), names).any()
+
+
+def test_a_view_that_is_not_causal_goes_past_the_cache() -> None:
+    model, cache = backbone("plain"), Cache()
+    view = causal([[1, 2, 3]])
+    full = replace(view, stage=None, causal=False)
+    with torch.no_grad():
+        torch.testing.assert_close(model(full, cache=cache), model(full))
+    assert cache.n_computed == 0
