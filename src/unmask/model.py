@@ -47,7 +47,7 @@ class Model(nn.Module):
             )
         self.config = config
         self.backbone = Backbone(config.backbone)
-        self.objective: Objective = self._objective()
+        self.objective: Objective = self._objective(config)
         self.head = self.objective.head
 
     def set_options(self, options: dict[str, Any] | None) -> None:
@@ -58,8 +58,8 @@ class Model(nn.Module):
         """
         if (options or {}) == (self.config.options or {}):
             return
-        self.config = replace(self.config, options=options or None)
-        objective = self._objective()
+        config = replace(self.config, options=options or None)
+        objective = self._objective(config)
         try:
             objective.head.load_state_dict(self.head.state_dict(keep_vars=True), assign=True)
         except RuntimeError:
@@ -67,17 +67,18 @@ class Model(nn.Module):
                 f"options {options} of {self.config.objective} need weights that the model does not have · "
                 "it was trained with others · leave them as they were, or train anew"
             ) from None
-        self.objective, self.head = objective, objective.head.to(self.backbone.embedding.weight).train(self.training)
+        self.config, self.objective = config, objective
+        self.head = objective.head.to(self.backbone.embedding.weight).train(self.training)
 
-    def _objective(self) -> Objective:
-        """The family of the config, reading through this backbone."""
-        config = self.config
+    def _objective(self, config: ModelConfig) -> Objective:
+        """The family that the config names, reading through this backbone."""
         special = torch.zeros(config.backbone.vocab_size, dtype=torch.bool)
         special[list(config.special)] = True
         vocabulary = Vocabulary(config.backbone.vocab_size, config.signs, special)
-        return OBJECTIVES[config.objective](
+        objective: Objective = OBJECTIVES[config.objective](
             vocabulary, config.backbone.width, self.backbone.embedding, **(config.options or {})
         )
+        return objective
 
     def initialise(self, seed: int) -> None:
         """Fresh weights, the same for the same seed."""

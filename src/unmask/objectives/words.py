@@ -31,7 +31,9 @@ class WordHead(nn.Module):
         if self.product is not None:
             product: Tensor = self.product(hidden)
             return product.add_(self.bias + self.barred)
-        return F.linear(hidden, self.embedding.weight, self.bias + self.barred)
+        logits = F.linear(hidden, self.embedding.weight, self.bias + self.barred)
+        rows, ids = self._rows()
+        return logits if rows is None else logits.index_add(1, ids, F.linear(hidden, rows))
 
     def log_probs(self, hidden: Tensor) -> Tensor:
         """Log-softmax of the logits."""
@@ -39,8 +41,16 @@ class WordHead(nn.Module):
 
     def nll(self, hidden: Tensor, run: Tensor, word: Tensor, weight: Tensor) -> Tensor:
         """Weighted sum of -log p(`word[r]` | `hidden[run[r]]`) over the R targets: one normaliser a row of `hidden`."""
-        loss: Tensor = _NLL.apply(hidden, self.embedding.weight, self.bias + self.barred, run, word, weight)  # type: ignore[no-untyped-call]
+        bias = self.bias + self.barred
+        loss: Tensor = _NLL.apply(hidden, self.embedding.weight, bias, run, word, weight, *self._rows())  # type: ignore[no-untyped-call]
         return loss
+
+    def _rows(self) -> Any:
+        """Rows that are trained apart from the embedding, which is zero there, `[S, D]`, and their ids `[S]`; or none.
+
+        Such an embedding is a `RowEmbedding`, of the backbone.
+        """
+        return getattr(self.embedding, "rows", None), getattr(self.embedding, "ids", None)
 
 
 class _NLL(torch.autograd.Function):
@@ -48,9 +58,19 @@ class _NLL(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, matrix: Tensor, bias: Tensor, run: Tensor, word: Tensor, weight: Tensor
+        ctx: Any,
+        hidden: Tensor,
+        matrix: Tensor,
+        bias: Tensor,
+        run: Tensor,
+        word: Tensor,
+        weight: Tensor,
+        rows: Tensor | None,
+        ids: Tensor,
     ) -> Tensor:
         logits = F.linear(hidden, matrix, bias).to(weight.dtype)  # under autocast the product alone is bfloat16
+        if rows is not None:
+            logits.index_add_(1, ids, F.linear(hidden, rows).to(weight.dtype))
         top = logits.amax(-1, keepdim=True)
         mass = weight.new_zeros(hidden.shape[0]).index_add_(0, run, weight)  # [K]
         picked = logits[run, word]
@@ -58,16 +78,23 @@ class _NLL(torch.autograd.Function):
         total = probs.sum(-1, keepdim=True)
         normaliser = (total.log() + top).squeeze(1)
         loss = (mass * normaliser).sum() - (weight * picked).sum()
-        if any(ctx.needs_input_grad[:3]):
+        if any(wanted := ctx.needs_input_grad):
             grad = probs.mul_(mass[:, None] / total)
             grad.view(-1).index_add_(0, run * grad.shape[1] + word, -weight)
-            ctx.save_for_backward(grad @ matrix, grad.t() @ hidden, grad.sum(0))
+            by_hidden, by_rows = grad @ matrix, None
+            if rows is not None:
+                part = grad[:, ids]
+                by_hidden, by_rows = by_hidden + part @ rows, part.t() @ hidden
+            by_matrix = grad.t() @ hidden if wanted[1] else None  # half the work, which a frozen matrix saves
+            ctx.save_for_backward(by_hidden, by_matrix, grad.sum(0) if wanted[2] else None, by_rows)
         return loss
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
-        by_hidden, by_matrix, by_bias = ctx.saved_tensors
-        return upstream * by_hidden, upstream * by_matrix, upstream * by_bias, None, None, None
+        by_hidden, by_matrix, by_bias, by_rows = (
+            None if grad is None else upstream * grad for grad in ctx.saved_tensors
+        )
+        return by_hidden, by_matrix, by_bias, None, None, None, by_rows, None
 
 
 def certainty(words: Tensor) -> dict[str, Tensor]:
