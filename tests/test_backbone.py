@@ -15,6 +15,7 @@ SHAPES = {
     "layer norm, plain mlp, biases": {"norm": "layer", "gated": False, "activation": "gelu", "bias": True},
     "local": {"global_every": 2, "window": 3, "local_rope_base": 100.0, "n_layers": 3},
     "no qk norm": {"qk_norm": False},
+    "heads of their own width, biases of one part": {"head_dim": 12, "attention_bias": True, "mlp_bias": False},
 }
 
 
@@ -124,9 +125,23 @@ def test_buckets_cover_every_element_once() -> None:
     assert sorted(places.tolist()) == list(range(view.ids.numel()))
 
 
+def test_a_backbone_has_the_parts_its_config_names() -> None:
+    names = dict(backbone(head_dim=12, attention_bias=True, tied=False, bias=False).named_parameters())
+    assert names["layers.0.attention.qkv.weight"].shape == (3 * 4 * 12, 32)
+    assert names["layers.0.attention.out.weight"].shape == (32, 4 * 12)
+    assert "layers.0.attention.out.bias" in names and "layers.0.mlp.up.bias" not in names
+    own, embedding = names["output.weight"], names["embedding.weight"]
+    assert own.shape == embedding.shape and not torch.equal(own, embedding)
+    assert own.std() < 0.03  # fresh, as an embedding is
+    tied = backbone()
+    assert tied.output is tied.embedding and "output.weight" not in dict(tied.named_parameters())
+
+
 def test_shapes_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="heads"):
         BackboneConfig(vocab_size=8, width=30, n_heads=4)
+    with pytest.raises(ValueError, match="even"):
+        BackboneConfig(vocab_size=8, width=32, n_heads=4, head_dim=7)
     with pytest.raises(ValueError, match="n_kv_heads"):
         BackboneConfig(vocab_size=8, width=32, n_heads=4, n_kv_heads=3)
 

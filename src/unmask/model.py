@@ -76,7 +76,7 @@ class Model(nn.Module):
         special[list(config.special)] = True
         vocabulary = Vocabulary(config.backbone.vocab_size, config.signs, special)
         objective: Objective = OBJECTIVES[config.objective](
-            vocabulary, config.backbone.width, self.backbone.embedding, **(config.options or {})
+            vocabulary, config.backbone.width, self.backbone.output, **(config.options or {})
         )
         return objective
 

@@ -29,12 +29,15 @@ class BackboneConfig:
     n_layers: int = 6
     n_heads: int = 4
     n_kv_heads: int | None = None  # fewer: grouped-query attention
+    head_dim: int | None = None  # width of one head; none: width / n_heads
     mlp_width: int | None = None  # none: 8/3 of the width for gated, 4 for plain, to a multiple of 64
     norm: Literal["rms", "layer"] = "rms"
     norm_eps: float = 1e-6
     gated: bool = True
     activation: Literal["silu", "gelu"] = "silu"
     bias: bool = False
+    attention_bias: bool | None = None  # none: as `bias`
+    mlp_bias: bool | None = None  # none: as `bias`
     qk_norm: bool = True
     rope_base: float = 10_000.0
     local_rope_base: float | None = None  # none: as the global layers
@@ -42,12 +45,13 @@ class BackboneConfig:
     window: int = 64  # local layers see positions at most this far away
     n_segments: int = 0  # 0: no segment embedding
     max_length: int = 512  # the longest row it was made for, in elements
+    tied: bool = True  # the output matrix is the embedding
 
     def __post_init__(self) -> None:
-        if self.width % self.n_heads or (self.width // self.n_heads) % 2:
+        if (self.width % self.n_heads and self.head_dim is None) or self.head_width % 2:
             raise ValueError(
                 f"width {self.width} does not give {self.n_heads} heads of an even width · rotary positions turn pairs"
-                f" · choose a width that is a multiple of {2 * self.n_heads}"
+                f" · choose a width that is a multiple of {2 * self.n_heads}, or an even head_dim"
             )
         if self.n_heads % (self.n_kv_heads or self.n_heads):
             raise ValueError(
@@ -58,7 +62,14 @@ class BackboneConfig:
     @property
     def head_width(self) -> int:
         """Width of one head."""
-        return self.width // self.n_heads
+        return self.head_dim or self.width // self.n_heads
+
+    @property
+    def biased(self) -> tuple[bool, bool]:
+        """Whether attention has biases, and whether the MLP has."""
+        each = (self.attention_bias, self.mlp_bias)
+        attention, mlp = (self.bias if own is None else own for own in each)
+        return attention, mlp
 
     @property
     def hidden_mlp(self) -> int:
@@ -80,8 +91,9 @@ class Attention(nn.Module):
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads or config.n_heads
         self.head_width = config.head_width
         total = self.n_heads + 2 * self.n_kv_heads
-        self.qkv = nn.Linear(config.width, total * self.head_width, bias=config.bias)
-        self.out = nn.Linear(config.width, config.width, bias=config.bias)
+        bias, _ = config.biased
+        self.qkv = nn.Linear(config.width, total * self.head_width, bias=bias)
+        self.out = nn.Linear(self.n_heads * self.head_width, config.width, bias=bias)
         self.qk_norm = RMSNorm(self.head_width, config.norm_eps) if config.qk_norm else None
 
     def forward(
@@ -112,8 +124,9 @@ class MLP(nn.Module):
         inner = config.hidden_mlp
         self.gated = config.gated
         self.activation = F.silu if config.activation == "silu" else F.gelu
-        self.up = nn.Linear(config.width, inner * (2 if config.gated else 1), bias=config.bias)
-        self.down = nn.Linear(inner, config.width, bias=config.bias)
+        _, bias = config.biased
+        self.up = nn.Linear(config.width, inner * (2 if config.gated else 1), bias=bias)
+        self.down = nn.Linear(inner, config.width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x [M, D]` to `[M, D]`."""
@@ -150,7 +163,11 @@ class Layer(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Embedding, layers, final norm. It never hears of objectives."""
+    """Embedding, layers, final norm. It never hears of objectives.
+
+    `output` is the matrix that hidden states are compared with to name a word, `[V, D]`: the embedding itself where the
+    two are tied.
+    """
 
     def __init__(self, config: BackboneConfig) -> None:
         """Make a backbone with fresh weights."""
@@ -160,6 +177,7 @@ class Backbone(nn.Module):
         self.segment_embedding = nn.Embedding(config.n_segments, config.width) if config.n_segments else None
         self.layers = nn.ModuleList(Layer(config, number) for number in range(config.n_layers))
         self.norm = make_norm(config)
+        self.output = self.embedding if config.tied else nn.Embedding(config.vocab_size, config.width)
 
     def initialise(self, generator: torch.Generator) -> None:
         """Fresh weights: embeddings N(0, 0.02); matrices N(0, 1/fan-in), those that write to the stream smaller."""
@@ -167,7 +185,7 @@ class Backbone(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
                 nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.ones_(parameter)
-            elif "embedding" in name:
+            elif "embedding" in name or name == "output.weight":
                 nn.init.normal_(parameter, std=0.02, generator=generator)
             else:
                 writes = name.endswith(("out.weight", "down.weight"))
