@@ -99,8 +99,10 @@ def test_fill_json(model: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
 def test_only_what_was_asked_reaches_the_model(model: StandIn) -> None:
     main(["fill", "a ___", "--json"])
     main(["fill", "a ___", "--json", "--beam", "7", "--top-p", "0.9", "--blank", "<f>", "--policy", "confident"])
+    main(["generate", "a", "--json", "--top-k", "3", "--temperature", "1", "--max-words", "2", "--seed", "4"])
     assert model.calls[0] == {"n": 5, "seed": 0, "temperature": 0.0}
     assert model.calls[1] == model.calls[0] | {"beam": 7, "top_p": 0.9, "blank": "<f>", "policy": "confident"}
+    assert model.calls[2] == {"n": 1, "seed": 4, "temperature": 1.0, "top_k": 3, "max_words": 2}
 
 
 def test_one_bad_text_does_not_stop_the_others(
@@ -190,6 +192,11 @@ WRONG = [
     (["fill", "a ___", "-n", "0"], "greater than or equal to 1"),
     (["fill", "a ___", "--file", "x"], "--file together"),
     (["fill", "a ___", "--watch", "--json"], "--watch with --json"),
+    (["score", "a", "--method", "guess"], "methods: exact, bound, jackknife"),
+    (["score", "a", "--seed", "-1"], "seed is -1"),
+    (["fill", "a ___", "--seed", str(2**63)], "seed is 9223372036854775808"),
+    (["generate", "a", "--seed", str(2**70)], "seed is"),
+    (["evaluate", "prompts", "--seed", "-5"], "seed is -5"),
     (["train"], "nothing to learn from"),
     (["train", "recipe", "steps"], "no key=value"),
     (["train", "recipe", "--resume"], "--resume without --out"),
@@ -257,7 +264,33 @@ def alone(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([verb, "--help"] for verb in VERBS), ["fill"], ["fill", "--no"]])
+UNUSABLE = [
+    ["--policy", "best"], ["--policy", "parallel", "-n", "2"], ["--beam", "4", "--temperature", "1"], ["--beam", "0"],
+    ["--top-p", "0"], ["--top-p", "1.5"], ["--top-k", "0"], ["--temperature", "nan"], ["--temperature", "inf"],
+    ["-n", "0"], ["-n", "two"], ["--seed", "-1"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", UNUSABLE, ids=" ".join)
+def test_options_that_suit_no_text_are_wrong_use(
+    options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both verbs say so before any model is asked for."""
+    monkeypatch.setitem(unmask.__dict__, "load", None)
+    for verb in ("fill", "generate"):
+        assert main([verb, "The ___{1} sat.", "--json", *options]) == 2
+        said = capsys.readouterr()
+        assert (said.out, said.err.count("\n"), said.err.count(" · ")) == ("", 1, 2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"], *([verb, "--help"] for verb in VERBS), ["fill"], ["fill", "--no"],
+        ["fill", "a ___", "--policy", "x"], ["generate", "a", "-n", "2", "--policy", "parallel"],
+        ["score", "a", "--method", "x"],
+    ],
+)  # fmt: skip
 def test_help_and_wrong_use_import_nothing_heavy(arguments: list[str]) -> None:
     ended = alone(*arguments)
     assert ended.stdout.endswith("HEAVY []\n"), ended.stdout + ended.stderr

@@ -61,20 +61,21 @@ def test_a_watched_text_that_fails_is_shown_once(folder: str, capsys: pytest.Cap
     assert said.err.startswith("unmask: nothing fits")
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--policy", "best"], ["--policy", "parallel", "-n", "2"], ["--beam", "4", "--temperature", "1"],
-        ["--top-p", "0"], ["--marks", "roman"], ["--blank", "a b"],
-    ],
-)  # fmt: skip
-def test_options_that_suit_no_text_are_wrong_use(
+@pytest.mark.parametrize("options", [["--marks", "roman"], ["--blank", "a b"]])
+def test_signs_that_cannot_be_are_wrong_use(
     folder: str, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for verb in ["fill"] if options[0] in ("--marks", "--blank") else ["fill", "generate"]:
-        assert main([verb, "The ___{1} sat.", "--json", "--model", folder, *options]) == 2
-        said = capsys.readouterr()
-        assert (said.out, said.err.count("\n"), said.err.count(" · ")) == ("", 1, 2)
+    assert main(["fill", "The ___{1} sat.", "--json", "--model", folder, *options]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n"), said.err.count(" · ")) == ("", 1, 2)
+
+
+def test_a_method_the_model_lacks_is_wrong_use(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    family = json.loads((Path(folder) / "config.json").read_text())["objective"]
+    code = main(["score", "The cat sat.", "--method", "jackknife", "--model", folder, "--json"])
+    said = capsys.readouterr()
+    assert code == (0 if family == "blank_lm" else 2)
+    assert ("no likelihood method 'jackknife'" in said.err) == (code == 2)
 
 
 def test_tables(folder: str, capsys: pytest.CaptureFixture[str]) -> None:

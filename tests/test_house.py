@@ -4,6 +4,7 @@ import ast
 import re
 import tokenize
 from collections.abc import Iterator
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 
@@ -231,6 +232,24 @@ def test_training_and_decoding_name_no_family() -> None:
 def test_no_file_is_called_vaguely() -> None:
     bad = [path for path in FILES if {path.stem.strip("_"), path.parent.name} & VAGUE]
     assert not bad, f"name these after the one thing they hold: {bad}"
+def test_what_is_said_without_torch_is_what_holds() -> None:
+    """The names that the command line checks before torch is there, beside the real tables."""
+    from toys import toy
+    from unmask.decoding import choices
+    from unmask.decoding.policies import POLICIES
+    from unmask.objectives import OBJECTIVES
+
+    told = {name: (manner.deterministic, manner.several) for name, manner in choices.POLICIES.items()}
+    assert told == {name: (policy.deterministic, policy.several) for name, policy in POLICIES.items()}
+    had: set[str] = set()
+    for family in OBJECTIVES:
+        for method in choices.METHODS:
+            with suppress(ValueError):
+                toy(family).score("the cat", method=method)
+                had.add(method)
+    assert had == set(choices.METHODS)
+
+
 
 
 def test_files_are_short() -> None:

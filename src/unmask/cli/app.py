@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 
 from unmask.cli import evaluate, fill, generate, info, score, train
 from unmask.cli.faults import one_line
+from unmask.cli.options import laid_out
 
 VERBS: dict[str, Callable[..., None]] = {
     "fill": fill.fill,
@@ -33,7 +34,7 @@ def build() -> typer.Typer:
     app = typer.Typer(name="unmask", context_settings=HELP, **PLAIN)
     app.callback(epilog='\b\nExample:\n  unmask fill "The ___ sat on the ___." -n 5')(unmask)
     for name, verb in VERBS.items():
-        app.command(name, epilog=f"\b\nExample:\n{_indented(EXAMPLES[name])}")(verb)
+        app.command(name, epilog=f"\b\nExample:\n{_indented(EXAMPLES[name])}")(laid_out(verb))
     return app
 
 

@@ -51,7 +51,7 @@ def evaluate(
 
     import unmask
 
-    lm = unmask.load(model) if model else unmask.load()
+    lm = unmask.load(model)
     with Progress(console=Console(file=sys.stderr), transient=True) as progress:
         bar = progress.add_task(task, total=None)
 

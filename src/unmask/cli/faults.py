@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import typer
 from typer.exceptions import TyperException
 
@@ -49,10 +51,8 @@ def one_line(error: BaseException) -> str:
 
 def _usage(error: TyperException) -> str:
     said = _flat(error.format_message()).rstrip(".")
-    if said.startswith("Invalid value: "):  # ours, complete as it is
-        said = said.removeprefix("Invalid value: ")
-    if " · " in said:
-        return said
+    if " · " in said:  # ours, complete as it is
+        return re.sub(r"^Invalid value( for '[^']*')?: ", "", said)
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "unmask"
     return f"{said[:1].lower()}{said[1:]} · that is not how it is called · see {command} --help"

@@ -22,19 +22,13 @@ echo "We had ___{2,3} for dinner." | unmask fill - --json"""
 
 
 def fill(
-    texts: options.Texts = None,
-    file: options.File = None,
-    whole: options.Whole = False,
+    origin: options.Origin,
     n: options.Count = 5,
     model: options.Model = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show the text as it is written.")] = False,
     as_json: options.Json = False,
-    seed: options.Seed = 0,
-    temperature: options.Temperature = 0.0,
-    top_p: options.TopP = None,
-    beam: options.Beam = None,
-    max_words: options.MaxWords = None,
-    policy: options.Policy = None,
+    *,
+    decoding: options.Decoding,
     blank: options.BlankSign = None,
     marks: options.Marks = None,
     by_length: Annotated[
@@ -47,15 +41,13 @@ def fill(
     """
     if watch and (as_json or by_length):
         raise used_wrongly("--watch with --json or --by-length · it draws one text as it grows · leave one of them out")
-    waiting = inputs.read(texts, file, whole)
+    waiting = origin.read()
     signs = options.given(blank=blank, marks=marks)
     inputs.agree(lambda: holes.parse("", **signs))
+    how = decoding.asked(1 if watch else n)
     import unmask
 
-    lm = unmask.load(model) if model else unmask.load()
-    how: dict[str, Any] = {"n": 1 if watch else n, "seed": seed, "temperature": temperature}
-    how |= options.given(top_p=top_p, beam=beam, max_words=max_words, policy=policy)
-    inputs.agree(lambda: lm.fill([], **how))
+    lm = unmask.load(model)
 
     def work(some: list[str]) -> list[Lists]:
         if watch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import typer
 
@@ -15,27 +14,18 @@ EXAMPLE = """unmask generate "Once upon a time" --max-words 20 --temperature 0.8
 
 
 def generate(
-    texts: options.Texts = None,
-    file: options.File = None,
-    whole: options.Whole = False,
+    origin: options.Origin,
     n: options.Count = 1,
     model: options.Model = None,
     as_json: options.Json = False,
-    seed: options.Seed = 0,
-    temperature: options.Temperature = 0.0,
-    top_p: options.TopP = None,
-    beam: options.Beam = None,
-    max_words: options.MaxWords = None,
-    policy: options.Policy = None,
+    *,
+    decoding: options.Decoding,
 ) -> None:
     """Go on from a prompt, which stays as it is."""
-    waiting = inputs.read(texts, file, whole)
+    waiting, how = origin.read(), decoding.asked(n)
     import unmask
 
-    lm = unmask.load(model) if model else unmask.load()
-    how: dict[str, Any] = {"n": n, "seed": seed, "temperature": temperature}
-    how |= options.given(top_p=top_p, beam=beam, max_words=max_words, policy=policy)
-    inputs.agree(lambda: lm.generate([], **how))
+    lm = unmask.load(model)
 
     def work(some: list[str]) -> list[Lists]:
         return [[(None, fills)] for fills in lm.generate(some, **how)]

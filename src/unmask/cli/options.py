@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
+
+from unmask.cli import inputs
+from unmask.decoding import choices
 
 Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="The texts; - reads standard input.")]
 File = Annotated[str | None, typer.Option("--file", help="A file with one text a line; - is standard input.")]
@@ -15,9 +21,9 @@ Model = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Count = Annotated[int, typer.Option("-n", min=1, help="How many different answers.")]
-Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same answer.")]
 Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0: the likeliest; 1: as the model says.")]
-TopP = Annotated[float | None, typer.Option("--top-p", min=0.0, max=1.0, help="Keep words of this share together.")]
+TopP = Annotated[float | None, typer.Option("--top-p", min=0.0, max=1.0, help="Draw from words of this share.")]
+TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Draw from so many words.")]
 Beam = Annotated[int | None, typer.Option("--beam", min=1, help="How many hypotheses the search keeps.")]
 MaxWords = Annotated[int | None, typer.Option("--max-words", min=1, help="At most so many words a hole.")]
 Policy = Annotated[str | None, typer.Option("--policy", help="Which hole is written next; docs/decoding.md.")]
@@ -26,6 +32,80 @@ Marks = Annotated[str | None, typer.Option("--marks", help="leiden: epigraphers'
 Out = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="The folder the run is kept in.")]
 
 
+def _seed(seed: int) -> int:
+    inputs.agree(lambda: choices.check_seed(seed))
+    return seed
+
+
+Seed = Annotated[int, typer.Option("--seed", callback=_seed, help="The same seed gives the same answer.")]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the texts of a command come from."""
+
+    texts: Texts = None
+    file: File = None
+    whole: Whole = False
+
+    def read(self) -> Iterator[inputs.Input]:
+        """The texts, one by one.
+
+        Raises:
+            typer.BadParameter: when there are none, or from two places.
+        """
+        return inputs.read(self.texts, self.file, self.whole)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How to decode; what is not said is left to the library."""
+
+    seed: Seed = 0
+    temperature: Temperature = 0.0
+    top_p: TopP = None
+    top_k: TopK = None
+    beam: Beam = None
+    max_words: MaxWords = None
+    policy: Policy = None
+
+    def asked(self, n: int) -> dict[str, Any]:
+        """What to ask the library for, by its own names; `n` answers.
+
+        Raises:
+            typer.BadParameter: when that cannot be asked of any text.
+        """
+        how = given(n=n, **vars(self))
+        inputs.agree(lambda: choices.check(choices.POLICIES, **given(**(how | {"max_words": None}))))
+        return how
+
+
 def given(**options: Any) -> dict[str, Any]:
     """The options that were set; the rest is left to the library's own defaults."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def laid_out(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb as typer takes it, which knows no groups of options: each group gives way to its options."""
+    groups: dict[str, Any] = {}
+    flat: dict[str, tuple[Any, Any]] = {}  # name to annotation and default
+    for name, parameter in inspect.signature(verb, eval_str=True).parameters.items():
+        if is_dataclass(group := parameter.annotation):
+            groups[name] = group
+            hints = get_type_hints(group, include_extras=True)
+            flat |= {one.name: (hints[one.name], one.default) for one in fields(group)}
+        else:
+            flat[name] = parameter.annotation, parameter.default
+
+    def run(**told: Any) -> None:
+        made = {
+            name: group(**{one.name: told.pop(one.name) for one in fields(group)}) for name, group in groups.items()
+        }
+        verb(**made, **told)
+
+    one_by_one = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in flat.items()
+    ]
+    run.__doc__, run.__signature__ = verb.__doc__, inspect.Signature(one_by_one)  # type: ignore[attr-defined]
+    return run

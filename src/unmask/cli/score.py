@@ -9,6 +9,7 @@ import typer
 
 from unmask.cli import inputs, options
 from unmask.cli.lines import complaint, print_line
+from unmask.decoding import choices
 
 if TYPE_CHECKING:
     from unmask.results import Score
@@ -19,9 +20,7 @@ FIELDS = ("log_prob", "kind", "given", "std_error", "tokens", "words")
 
 
 def score(
-    texts: options.Texts = None,
-    file: options.File = None,
-    whole: options.Whole = False,
+    origin: options.Origin,
     model: options.Model = None,
     as_json: options.Json = False,
     seed: options.Seed = 0,
@@ -31,14 +30,17 @@ def score(
 
     Log-probabilities in nats: exact, a bound, or an estimate, each in a column of its own.
     """
-    waiting = inputs.read(texts, file, whole)
+    waiting, how = origin.read(), options.given(method=method)
+    inputs.agree(lambda: choices.check_method(method))
     import unmask
 
-    lm = unmask.load(model) if model else unmask.load()
+    lm = unmask.load(model)
+    if method is not None:  # which estimators a model has does not hang on the text
+        inputs.agree(lambda: lm.score("a", **how))
     scored: list[tuple[str, Score]] = []
 
     def work(some: list[str]) -> Sequence[Score]:
-        return lm.score(some, seed=seed, **options.given(method=method))
+        return lm.score(some, seed=seed, **how)
 
     def show(text: str, result: Score) -> None:
         if not as_json:

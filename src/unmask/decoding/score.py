@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unmask.canvas import Canvas, Role, concat
+from unmask.decoding.choices import check_seed
 from unmask.decoding.infill import CHUNK, chunks
 from unmask.model import Model
 from unmask.noise import Noise
@@ -58,6 +59,7 @@ def score(
     if orders < 1:
         raise ValueError(f"orders is {orders} · an estimate is drawn from one at least · give 1 or more")
     masks = hidden or [canvas.role == Role.TEXT for canvas in canvases]
+    check_seed(seed)
     sizes = [int(mask.sum()) for mask in masks]
     most = model.config.backbone.max_length
     for canvas, size in zip(canvases, sizes, strict=True):

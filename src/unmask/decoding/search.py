@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from unmask.decoding.choices import check
 from unmask.decoding.policies import POLICIES, Policy
 
 
@@ -22,26 +23,7 @@ class Search:
     timeout: float | None = None  # seconds
 
     def __post_init__(self) -> None:
-        if self.policy not in POLICIES:
-            raise ValueError(f"no policy {self.policy!r} · policies: {', '.join(POLICIES)} · name one of them")
-        for name, least in (("n", 1), ("beam", 1), ("steps", 1), ("top_k", 1), ("temperature", 0)):
-            value = getattr(self, name)
-            if value is not None and not least <= value < float("inf"):
-                raise ValueError(f"{name} is {value} · it cannot be less than {least} or endless · change it")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p} · it is a share of the probability · take one above 0, at most 1")
-        if self.timeout is not None and not self.timeout > 0:
-            raise ValueError(f"timeout is {self.timeout} · it is a number of seconds above 0 · change it")
-        if self.n > 1 and self.rule.several and not self.sampling:
-            raise ValueError(
-                f"n is {self.n} · the policy {self.policy!r} writes one text, whatever it could say instead"
-                " · ask for one, give a temperature above 0, or take another policy"
-            )
-        if self.beam > 1 and (self.sampling or self.rule.several):
-            raise ValueError(
-                f"a beam of {self.beam} · it follows one edit at a time and draws nothing"
-                " · leave out beam, or temperature and a policy that takes several places at once"
-            )
+        check(POLICIES, **vars(self))
 
     @property
     def rule(self) -> Policy:
