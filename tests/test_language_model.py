@@ -217,6 +217,46 @@ def test_score_is_the_same_in_any_company(family: str) -> None:
 
 
 def test_the_bound_is_below_the_truth_on_average() -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_order_too_has_its_error(family: str) -> None:
+    lm = toy(family)
+    for orders in (1, 2, 3):
+        score = lm.score("the cat sat on the mat and the old man", orders=orders)
+        assert math.isfinite(score.log_prob) and math.isfinite(score.std_error)
+        assert (score.std_error > 0) == (score.kind == "bound")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_scored_stays_within_the_context(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = toy(family, max_length=24)
+    longest: list[int] = []
+    predict = lm.model.predict
+
+    def measured(canvas: Canvas, targets: object = None) -> object:
+        longest.append(int(canvas.lengths.max()))
+        return predict(canvas, targets)
+
+    monkeypatch.setattr(lm.model, "predict", measured)
+    refused = []
+    for n_words in range(16, 26):
+        try:
+            lm.score("the " * (n_words - 1) + "the", orders=2)
+        except ValueError as error:
+            refused.append(n_words)
+            assert "reads 24 at a time" in str(error)
+    assert max(longest) == 24
+    assert refused == list(range(refused[0], 26))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**80, 0.5])
+def test_what_is_no_seed_is_said_so(seed: int) -> None:
+    lm = toy("blank_lm")
+    for ask in (lm.fill, lm.generate, lm.score, lambda text, seed: list(lm.watch(text, seed=seed))):
+        with pytest.raises(ValueError, match=r"^seed is .* · .* · [^\n]*$"):
+            ask("the ___ sat", seed=seed)
+    lm.fill("the ___{1} sat", temperature=1.0, seed=2**63 - 1)
+
+
     lm = toy("blank_lm", scale=0.15)
     exact = lm.score("the cat sat on it", method="exact")
     bounds = [lm.score("the cat sat on it", method="bound", orders=2, seed=seed).log_prob for seed in range(60)]

@@ -267,6 +267,8 @@ def test_dotted_overrides(text):
         ("backbone.width=big", "backbone.width is 'big'"),
         ("backbone.width=30", "does not give"),
         ("objective=blank", "the nearest known is"),
+        ("seed=-1", "seed cannot be -1"),
+        ("seed=9223372036854775808", "seed cannot be 9223372036854775808"),
         ("steps=some", "steps cannot be 'some'"),
         ("schedule=cos", "schedule.kind cannot be 'cos'"),
         ("masking=some", "no masking law 'some'"),

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from unmask.data.sources import DataConfig, Source
+from unmask.decoding.choices import MOST_SEED
 
 BUDGET = ("steps", "tokens", "epochs", "minutes")
 # What a resumed run may change: nothing that a step's numbers depend on, save the budget (see `budget`).
@@ -81,7 +82,7 @@ class Recipe(_Strict):
     clip: float | None = Field(default=1.0, gt=0)  # of the gradient's norm
     ema: float | None = Field(default=None, gt=0, lt=1)  # decay of averaged weights; none: the last weights
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     checkpoint_every: int = Field(default=500, ge=1)  # steps
     keep: int = Field(default=2, ge=1)  # checkpoints
     evaluate_every: int = Field(default=500, ge=0)  # steps; 0: only at the end
