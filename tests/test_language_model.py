@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 import unmask
 from toys import FAMILIES, WRITERS, toy
-from unmask import Blank, Fill, Mask, Score
+from unmask import Blank, Canvas, Fill, Mask, Score
 from unmask.language_model import LanguageModel, load
 from unmask.tokenizer import Tokenizer
 from vocabularies import bert

@@ -256,7 +256,7 @@ class LanguageModel:
         Args:
             text: The text; hole signs in it are text.
             method: One of the family's estimators; None: its best for the length.
-            orders: How many random orders, where the estimator draws some.
+            orders: How many random orders, where the estimator draws some; two at least are drawn.
             seed: For the draws.
 
         Raises:

@@ -50,7 +50,8 @@ def score(
         canvases: Clean rows: start, text, end.
         hidden: Which elements of each are scored, `[N]` bool each; None: all text.
         method: One of the family's estimators; None: its best for the size.
-        orders: How many random orders, where the estimator draws some.
+        orders: How many random orders, where the estimator draws some; two at least are drawn, for one alone does not
+            say how far it strays.
         seed: For the draws.
 
     Raises:
@@ -61,12 +62,10 @@ def score(
     masks = hidden or [canvas.role == Role.TEXT for canvas in canvases]
     check_seed(seed)
     sizes = [int(mask.sum()) for mask in masks]
-    most = model.config.backbone.max_length
     for canvas, size in zip(canvases, sizes, strict=True):
         if size == 0:
             raise ValueError("the text is empty · there is nothing to score · give at least one character")
-        if canvas.n_elements > most:
-            raise ValueError(f"the text has {canvas.n_elements} tokens · the model reads {most} at a time · shorten it")
+        _fits(model, canvas)  # before anything is read: a text that is far too long would cost much
     out: dict[int, Scored] = {}
     for size in sorted(set(sizes)):
         mine = [i for i, one in enumerate(sizes) if one == size]
@@ -88,6 +87,7 @@ def _batch(
     key = torch.tensor([int.from_bytes(one, "little", signed=True) for one in keys], device=device)
 
     def predict(canvas: Canvas, targets: Any = None) -> Any:
+        _fits(model, canvas)  # as the family shows it, which may be longer than the text
         return model.predict(canvas, targets)
 
     with torch.inference_mode():
@@ -95,3 +95,10 @@ def _batch(
     tokens = clean.sum_rows(hidden.long()).tolist()
     rows = zip(found.log_prob.tolist(), found.std_error.tolist(), tokens, strict=True)
     return [Scored(value, error, found.kind, found.given, found.method, n) for value, error, n in rows]
+
+
+def _fits(model: Model, canvas: Canvas) -> None:
+    most = model.config.backbone.max_length
+    longest = int(canvas.lengths.max()) if canvas.n_rows else 0
+    if longest > most:
+        raise ValueError(f"the text needs {longest} places · the model reads {most} at a time · shorten it")

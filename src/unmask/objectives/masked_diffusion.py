@@ -142,12 +142,15 @@ class MaskedDiffusion:
         n_orders: int,
         noise: Noise,
     ) -> Likelihood:
-        """A bound by `n_orders` random sets of masks, their counts l stratified over U{1..L} (LLaDA, eq. 14)."""
+        """A bound by `n_orders` random sets of masks, their counts l stratified over U{1..L} (LLaDA, eq. 14).
+
+        Two sets at least: one alone does not say how far it strays.
+        """
         if method not in (None, "bound"):
             raise ValueError(
                 f"no likelihood method {method!r} here · this model draws sets of masks · use method='bound'"
             )
-        rows, length = clean.rows, clean.sum_rows(hidden.double())
+        rows, length, n_orders = clean.rows, clean.sum_rows(hidden.double()), max(2, n_orders)
         draws = []
         for number in range(n_orders):
             part = (number + noise.rows(f"count {number}")) / n_orders
@@ -158,8 +161,7 @@ class MaskedDiffusion:
             costs = predict(canvas).words().gather(1, targets.word[:, None]).squeeze(1).double()
             draws.append(clean.sum_rows(costs.new_zeros(clean.n_elements).masked_scatter(mask, costs)) / share)
         values = torch.stack(draws)
-        spread = values.std(0) / n_orders**0.5 if n_orders > 1 else torch.full_like(length, float("nan"))
-        return Likelihood(values.mean(0), spread, "bound", "bound", given="length")
+        return Likelihood(values.mean(0), values.std(0) / n_orders**0.5, "bound", "bound", given="length")
 
     def restore(self, canvas: Canvas, targets: Targets) -> Canvas:
         """Each mask gives way to the token it hides."""
