@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from unmask.canvas import Canvas, Edits, Role
 from unmask.holes import Blank, Lost, Mask, merge
 from unmask.tokenizer import Tokenizer, TokenTable
+from unmask.tokenizer.definition import SIGNS, extended
 from unmask.tokenizer.vocabulary import facts
 from vocabularies import CORPUS, FOREIGN, bert, llada
 
@@ -63,8 +64,8 @@ def any_tokenizer(request):
 
 def test_size_and_signs(ours, tmp_path):
     assert ours.vocab_size % 64 == 0 and ours.vocab_size <= 512 and ours.exact
-    assert list(ours.signs) == ["mask", "blank", "start", "end", "sep", "answer"]
-    assert len(set(ours.signs.values())) == 6 and all(ours.special[number] for number in ours.signs.values())
+    assert list(ours.signs) == ["mask", "blank", "start", "end", "sep", "answer", "word", "maybe"]
+    assert len(set(ours.signs.values())) == 8 and all(ours.special[number] for number in ours.signs.values())
     assert Tokenizer.train([], 320).vocab_size == 320
     with pytest.raises(ValueError, match="320 or more"):
         Tokenizer.train(CORPUS, 319)
@@ -148,7 +149,7 @@ def test_no_text_becomes_a_special_token(any_tokenizer, text):
 
 
 def test_foreign_vocabularies(foreign):
-    assert len(foreign.signs) == 6 and max(foreign.signs.values()) < foreign.vocab_size
+    assert {*foreign.signs} - {"word", "maybe"} == {*SIGNS} and max(foreign.signs.values()) < foreign.vocab_size
     assert foreign.token_bytes[foreign.signs["mask"]] == b""
     ids = foreign.encode("the cat sat on the mat.")
     assert foreign.decode(ids) == "the cat sat on the mat."
@@ -178,6 +179,24 @@ def test_known_names_of_signs():
     names = {sign: loaded._rust.id_to_token(number) for sign, number in loaded.signs.items()}
     assert names["mask"] == "<|mdm_mask|>" and names["start"] == "<|startoftext|>" and names["sep"] == "<|sep|>"
     assert Tokenizer(json.loads(bert().to_str())).signs["mask"] == 4
+
+
+@pytest.mark.parametrize("make", FOREIGN, ids=lambda make: make.__name__)
+def test_a_public_vocabulary_gets_signs_of_its_own(make):
+    public = json.loads(make().to_str())
+    known = tokenizers.Tokenizer.from_str(json.dumps(public)).get_vocab()
+    size = max(known.values()) + 4  # its model has three rows more than it has tokens
+    made = Tokenizer(extended(public, size))
+    if make is llada:  # it has some of ours, so those get other names
+        assert made._rust.id_to_token(made.signs["blank"]) == "<|unmask_blank|>"
+    assert list(made.signs.values()) == list(range(size, size + 8)) == sorted(made.signs.values())
+    assert made.vocab_size == size + 8 and made.special[size - 3 :].all()
+    assert {token: made._vocabulary[token] for token in known} == known
+    plain = "the cat sat <|blank|>"
+    assert made.encode(plain) == Tokenizer(public).encode(plain)
+    assert extended(made.definition, size + 8) == made.definition
+    with pytest.raises(ValueError, match="not of one model"):
+        extended(public, size - 5)
 
 
 # Rows with holes

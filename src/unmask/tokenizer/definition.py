@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ SIGNS: dict[str, tuple[str, ...]] = {  # ours first, then other houses' names of
     "sep": ("<|sep|>",),
     "answer": ("<|answer|>",),
 }
+COUNTS: dict[str, tuple[str, ...]] = {  # not asked of a vocabulary that comes without them
+    "word": ("<|word|>",),  # exactly one word
+    "maybe": ("<|maybe|>",),  # a word, or nothing
+}
+EVERY = SIGNS | COUNTS
 
 # Which texts get a leading space that nobody wrote when they begin a row, so that a word has one spelling wherever it
 # stands. Ours is the first rule: it loses nothing, since a text that begins with a space gets a second one.
@@ -49,16 +55,57 @@ def read(place: Path) -> dict[str, Any]:
 
 
 def with_signs(definition: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
-    """The definition with every sign in it, under a known name or added, and the id of each."""
+    """The definition with every sign in it, under a known name or added, and the id of each.
+
+    Signs that count words are there where the vocabulary has them.
+    """
     rust = tokenizers.Tokenizer.from_str(json.dumps(definition))
     known = rust.get_vocab(with_added_tokens=True)
-    missing = [names[0] for names in SIGNS.values() if not any(name in known for name in names)]
+    missing = [names[0] for sign, names in SIGNS.items() if not any(name in known for name in _names(sign))]
     if missing:
         rust.add_special_tokens(missing)
         definition = json.loads(rust.to_str())
         known = rust.get_vocab(with_added_tokens=True)
-    signs = {sign: next(known[name] for name in names if name in known) for sign, names in SIGNS.items()}
+    signs = {sign: found for sign in EVERY if (found := find(known, _names(sign))) is not None}
     return definition, signs
+
+
+def find(known: Mapping[str, int], names: Iterable[str]) -> int | None:
+    """The id of the first of some names that a vocabulary has."""
+    return next((known[name] for name in names if name in known), None)
+
+
+def extended(definition: dict[str, Any], size: int) -> dict[str, Any]:
+    """The definition of a public vocabulary with a token of its own for every sign, from id `size` on.
+
+    Where the model has more rows than the vocabulary tokens, the ids between become tokens that stand for nothing. A
+    vocabulary that has all signs already gets none.
+
+    Raises:
+        ValueError: when the vocabulary is larger than the model, or no tokens can be added there.
+    """
+    rust = tokenizers.Tokenizer.from_str(json.dumps(definition))
+    known = rust.get_vocab(with_added_tokens=True)
+    top = max(known.values()) + 1
+    if top > size:
+        raise ValueError(f"the tokenizer has {top} tokens, the model {size} · they are not of one model · check both")
+    mine = all(find(known, (_own(sign), names[0])) is not None for sign, names in EVERY.items())
+    own = [] if mine else [_own(sign) if names[0] in known else names[0] for sign, names in EVERY.items()]
+    added = [*(f"<|row_{number}|>" for number in range(top, size)), *own]
+    rust.add_special_tokens(added)
+    if [rust.token_to_id(token) for token in added] != list(range(top, size + len(own))):
+        raise ValueError("the tokenizer takes no tokens behind its last · its ids have gaps · save it anew")
+    extended: dict[str, Any] = json.loads(rust.to_str())
+    return extended
+
+
+def _own(sign: str) -> str:
+    """What a sign is called where a public vocabulary has its usual name for something else."""
+    return f"<|unmask_{sign}|>"
+
+
+def _names(sign: str) -> tuple[str, ...]:
+    return (_own(sign), *EVERY[sign])
 
 
 def unknown(definition: dict[str, Any]) -> set[int]:

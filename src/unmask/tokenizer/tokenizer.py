@@ -55,9 +55,9 @@ PROBES = (
 class Tokenizer:
     """A vocabulary with its signs.
 
-    `signs` holds the ids of `mask`, `blank`, `start`, `end`, `sep` and `answer`. No text is ever encoded as one of
-    them, even if it spells their names. A row of text begins with a space that nobody wrote, so that a word has one
-    spelling wherever it stands; what is written back lacks it.
+    `signs` holds the ids of `mask`, `blank`, `start`, `end`, `sep` and `answer`, and of `word` and `maybe` where the
+    vocabulary has them. No text is ever encoded as one of them, even if it spells their names. A row of text begins
+    with a space that nobody wrote, so that a word has one spelling wherever it stands; what is written back lacks it.
 
     Example:
         >>> tokenizer = Tokenizer.train(["the cat sat on the mat"] * 9, vocab_size=320)
@@ -99,7 +99,7 @@ class Tokenizer:
         Raises:
             ValueError: when `vocab_size` has no room for all bytes and signs.
         """
-        n_signs = len(definitions.SIGNS)
+        n_signs = len(definitions.EVERY)
         if vocab_size < (least := _round_up(256 + n_signs)):
             raise ValueError(f"a vocabulary of {vocab_size} is too small · bytes and signs need room · {least} or more")
         rust = tokenizers.Tokenizer(models.BPE())
@@ -122,7 +122,7 @@ class Tokenizer:
         rust.train_from_iterator(texts, trainer)
         size = rust.get_vocab_size() + n_signs
         unused = [f"<|unused_{i}|>" for i in range(_round_up(size) - size)]
-        rust.add_special_tokens([*(names[0] for names in definitions.SIGNS.values()), *unused])
+        rust.add_special_tokens([*(names[0] for names in definitions.EVERY.values()), *unused])
         return cls(json.loads(rust.to_str()))
 
     @classmethod
