@@ -59,8 +59,8 @@ def score(
     """
     if orders < 1:
         raise ValueError(f"orders is {orders} · an estimate is drawn from one at least · give 1 or more")
-    masks = hidden or [canvas.role == Role.TEXT for canvas in canvases]
     check_seed(seed)
+    masks = hidden or [canvas.role == Role.TEXT for canvas in canvases]
     sizes = [int(mask.sum()) for mask in masks]
     for canvas, size in zip(canvases, sizes, strict=True):
         if size == 0:
