@@ -229,9 +229,6 @@ def test_training_and_decoding_name_no_family() -> None:
     assert not bad, "\n".join(bad)
 
 
-def test_no_file_is_called_vaguely() -> None:
-    bad = [path for path in FILES if {path.stem.strip("_"), path.parent.name} & VAGUE]
-    assert not bad, f"name these after the one thing they hold: {bad}"
 def test_what_is_said_without_torch_is_what_holds() -> None:
     """The names that the command line checks before torch is there, beside the real tables."""
     from toys import toy
@@ -251,6 +248,9 @@ def test_what_is_said_without_torch_is_what_holds() -> None:
 
 
 
+def test_no_file_is_called_vaguely() -> None:
+    bad = [path for path in FILES if {path.stem.strip("_"), path.parent.name} & VAGUE]
+    assert not bad, f"name these after the one thing they hold: {bad}"
 
 def test_files_are_short() -> None:
     sizes = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES}
