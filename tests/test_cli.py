@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,13 +14,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import unmask
-from unmask.cli import main
+from unmask.cli import evaluate, main, watching
 from unmask.cli.app import EXAMPLES, VERBS
-from unmask.cli.drawing import BAR, bar, shares
+from unmask.cli.drawing import BAR, bar, draw_fills, draw_scores, shares
 from unmask.cli.evaluate import spread
 from unmask.cli.watching import highlighted
+from unmask.evaluation.report import Report
 from unmask.results import Fill, HoleFill, Score, Step
 
 SIGN = "___"
@@ -323,6 +326,48 @@ def test_bars_and_shares() -> None:
         for fill, prob in zip(fills, (0.5, 0.3, 0.1), strict=True)
     ]
     assert shares(some) == [0.5, 0.3, 0.1]
+
+
+EVIL = "\x1b]0;a title\x07\x9b2J \x00\x7f"
+
+
+def screen(**how: Any) -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=100, highlight=False, markup=False, **how)
+
+
+def drawn(to: Console) -> str:
+    assert isinstance(to.file, io.StringIO)
+    return to.file.getvalue()
+
+
+def test_a_terminal_is_told_nothing_by_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    fill = StandIn(("cat\x1b[31m",))._fills(f"{EVIL} ___ sat", 1)[0]
+    report = Report([{"task": EVIL, "n": 1}], [f"of {EVIL}"])
+    for draw in (
+        lambda to: draw_fills(to, [fill], EVIL),
+        lambda to: draw_scores(to, [(EVIL, Score(-1.0, "exact", None, 0.0, 1, 1))]),
+        lambda to: monkeypatch.setattr("unmask.cli.drawing.console", lambda: to) or evaluate.draw(report),
+        lambda to: monkeypatch.setattr(watching, "console", lambda: to) or watching._live([Step(EVIL, (), (), 0)]),
+    ):
+        draw(to := screen(color_system=None))
+        plain = re.sub(r"\x1b\[\?25[lh]|\r\x1b\[2K", "", drawn(to))  # `Live` hides the cursor and goes back
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", plain)
+        assert r"\x1b]0;a title\x07\x9b2J \x00\x7f" in plain
+
+
+def test_what_was_written_is_marked_where_it_stands() -> None:
+    fill = StandIn(("cat\x1b[31m",))._fills(f"{EVIL} ___ sat", 1)[0]
+    draw_fills(to := screen(color_system="standard"), [fill], "title")
+    assert "\x1b[1;7mcat\\x1b[31m\x1b[0m sat" in drawn(to)
+
+
+def test_a_pipe_gets_the_bytes(model: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    model.words = ("cat\x1b[31m",)
+    for how, want in (([], "a cat\x1b[31m"), (["--watch"], "a cat"), (["--json"], "a cat\\u001b[31m")):
+        assert main(["fill", "a ___ \x1b]0;", *how]) == 0
+        out = capsys.readouterr().out
+        assert want in out
+        assert ("\x1b]0;" if "--json" not in how else "\\u001b]0;") in out
 
 
 def test_many_files_after_one_option() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 BAR = 12  # cells
 PLAIN_WIDTH = 100  # of a table that goes into a file or a pipe
 EIGHTHS = " ▏▎▍▌▋▊▉"
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a terminal obeys; line ends and tabs are text
 
 
 def console() -> Console:
@@ -24,10 +26,15 @@ def console() -> Console:
     return made if made.is_terminal else Console(highlight=False, markup=False, emoji=False, width=PLAIN_WIDTH)
 
 
+def shown(text: str, to: Console) -> str:
+    """A text that a terminal only shows: what it would obey is spelt out; a file or a pipe gets the text itself."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text) if to.is_terminal else text
+
+
 def draw_fills(to: Console, fills: Sequence[Fill], title: str) -> None:
     """A table of fills, best first: the text, its share among those shown, its log-probability."""
     kinds = sorted({fill.kind for fill in fills})
-    to.print(Text(title, style="bold"))
+    to.print(Text(shown(title, to), style="bold"))
     if not fills:
         to.print(Text("nothing fits within the limits", style="yellow"))
         return
@@ -40,9 +47,10 @@ def draw_fills(to: Console, fills: Sequence[Fill], title: str) -> None:
     for kind in kinds:  # a bound and an estimate cannot be compared: each kind has its column
         table.add_column(f"log p ({kind})", justify="right", no_wrap=True)
     for number, (fill, share) in enumerate(zip(fills, shares(fills), strict=True), 1):
-        text = Text(fill.text)
+        text = Text(shown(fill.text, to))
         for hole in fill.holes:
-            text.stylize("bold reverse", hole.start, hole.end)
+            start, end = (len(shown(fill.text[:place], to)) for place in (hole.start, hole.end))
+            text.stylize("bold reverse", start, end)
         if fill.status != "finished":
             text.append(f"  ({fill.status})", style="yellow")
         written = [] if to.is_terminal else [Text(" · ".join(hole.text for hole in fill.holes))]
@@ -83,7 +91,7 @@ def draw_scores(to: Console, scored: Sequence[tuple[str, Score]]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for text, score in scored:
         log_probs = [f"{score.log_prob:.2f}" if score.kind == kind else "" for kind in kinds]
-        error = "" if score.std_error is None else f"{score.std_error:.2f}"
+        error = f"{score.std_error:.2f}"
         a_word = f"{score.log_prob / score.words:.2f}" if score.words else ""
-        table.add_row(Text(text), *log_probs, error, a_word, str(score.words))
+        table.add_row(Text(shown(text, to)), *log_probs, error, a_word, str(score.words))
     to.print(table)

@@ -70,7 +70,7 @@ def draw(report: Report) -> None:
     """A table of the report's rows, and its notes."""
     from rich.table import Table
 
-    from unmask.cli.drawing import console
+    from unmask.cli.drawing import console, shown
 
     to = console()
     names = list(dict.fromkeys(name for row in report.rows for name in row))
@@ -79,10 +79,10 @@ def draw(report: Report) -> None:
         numeric = all(not isinstance(row.get(name), str) for row in report.rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in report.rows:
-        table.add_row(*(_cell(row.get(name)) for name in names))
+        table.add_row(*(shown(_cell(row.get(name)), to) for name in names))
     to.print(table)
     for note in report.notes:
-        to.print(note, style="dim")
+        to.print(shown(note, to), style="dim")
 
 
 def spread(words: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.live import Live
 from rich.text import Text
 
-from unmask.cli.drawing import console
+from unmask.cli.drawing import console, shown
 
 if TYPE_CHECKING:
     from unmask.language_model import LanguageModel
@@ -32,11 +32,12 @@ def watch_one(lm: LanguageModel, text: str, how: dict[str, Any]) -> list[Any]:
 def _live(steps: Iterable[Step]) -> None:
     import time
 
-    before = ""
-    with Live(console=console(), auto_refresh=False, transient=False) as live:
+    before, to = "", console()
+    with Live(console=to, auto_refresh=False, transient=False) as live:
         for step in steps:
-            live.update(Text.assemble((f"{step.passes:3d}  ", "dim"), highlighted(step.text, before)), refresh=True)
-            before = step.text
+            now = shown(step.text, to)
+            live.update(Text.assemble((f"{step.passes:3d}  ", "dim"), highlighted(now, before)), refresh=True)
+            before = now
             time.sleep(PAUSE)
         live.update(Text(before), refresh=True)
 
