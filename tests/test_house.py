@@ -28,6 +28,9 @@ FLOORS = {
     "model": 2.5,  # a backbone and an objective in one module
     "decoding": 3,
     "data": 3,
+    "bases": 3,
+    "fetch": 3,
+    "pull": 3,
     "folder": 3,
     "language_model": 3,
     "results": 3,  # what a fill or a score is
@@ -247,10 +250,10 @@ def test_what_is_said_without_torch_is_what_holds() -> None:
     assert had == set(choices.METHODS)
 
 
-
 def test_no_file_is_called_vaguely() -> None:
     bad = [path for path in FILES if {path.stem.strip("_"), path.parent.name} & VAGUE]
     assert not bad, f"name these after the one thing they hold: {bad}"
+
 
 def test_files_are_short() -> None:
     sizes = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES}

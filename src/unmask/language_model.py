@@ -9,6 +9,7 @@ from typing import Any, overload
 
 import torch
 
+from unmask.bases import located
 from unmask.canvas import Canvas, Role
 from unmask.decoding.answers import fills_of, history, some, write
 from unmask.decoding.infill import infill, run
@@ -34,10 +35,11 @@ Pieces = Sequence[str | Sign]
 
 
 def load(name: str | Path | None = None, device: str | None = None, dtype: str = "auto") -> LanguageModel:
-    """Load a model: the default, a folder, or `"org/name"` on the Hub.
+    """Load a model: the default, a folder, a base by its name, or `"org/name"` on the Hub.
 
     Args:
-        name: Which; None: the default model that comes with the package.
+        name: Which; None: the default model that comes with the package. A base ("smollm2-135m") is pulled first:
+            `unmask pull` lists them.
         device: `"cpu"`, `"cuda"`, ...; None: a GPU where there is one.
         dtype: `"float32"`, `"bfloat16"`, `"float64"` or `"int8"` (on a CPU, to fill and score only); `"auto"`: int8
             on a CPU that multiplies bytes (VNNI, AMX), where that is fastest; elsewhere as stored, float32 at least.
@@ -302,6 +304,8 @@ def _find(name: str | Path | None) -> Path:
         if not (WEIGHTS / "config.json").exists():
             raise ValueError(f"the default model is not installed · {WEIGHTS} is empty · name a model's folder")
         return WEIGHTS
+    if base := located(name):
+        return base
     folder = Path(name)
     if folder.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
         return folder

