@@ -13,7 +13,7 @@ from toys import FAMILIES, WRITERS, tokenizer, toy
 from unmask.canvas import Canvas
 from unmask.decoding.constraints import Rules, TokenClasses
 from unmask.decoding.emptiness import log_empty
-from unmask.holes import Blank, Hole, Mask, in_word, merge
+from unmask.holes import Blank, Hole, Mask, ends_in_word, in_word, merge
 from unmask.noise import Noise
 from unmask.results import Fill
 
@@ -44,12 +44,11 @@ def keeps(pieces: tuple[object, ...], fill: Fill, max_words: int) -> None:
             continue
         before = pieces[number - 1] if number else ""
         after = pieces[number + 1] if number + 1 < len(pieces) else ""
-        if isinstance(before, str) and before and in_word(before[-1]):
-            assert in_word(text[0])
-        if isinstance(after, str) and after and in_word(after[0]):
-            assert in_word(text[-1])
-            if isinstance(before, str) and before and in_word(before[-1]):
-                assert " " not in text
+        joins_left = isinstance(before, str) and ends_in_word(before)
+        joins_right = isinstance(after, str) and after != "" and in_word(after[0])
+        assert not joins_left or in_word(text[0]) or isinstance(piece, Mask)
+        assert not joins_right or in_word(text[-1]) or isinstance(piece, Mask)
+        assert not (joins_left and joins_right) or " " not in text
     assert fill.text == said
 
 
@@ -108,6 +107,14 @@ def test_a_blank_that_touches_letters_continues_the_word(family: str) -> None:
         assert " " not in fill.text and in_word(fill.holes[0].text[0]) and in_word(fill.holes[0].text[-1])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_mask_that_touches_letters_may_be_punctuation(family: str) -> None:
+    for text in ("cat[MASK]", "([MASK]cat", "un[MASK]able"):
+        written = [fill.holes[0].text for fill in toy(family).fill(text, n=250, beam=250)]
+        assert {".", ",", "-"} & set(written) and {"e", "s"} & set(written)
+        assert all(one and " " not in one for one in written)
+
+
 def test_touching_holes_stay_apart() -> None:
     for family in WRITERS:
         for fill in toy(family).fill("a ___{1}___{1} b", n=3):
@@ -147,9 +154,9 @@ def test_what_is_read_stays_within_the_context(family: str, holes: str, monkeypa
     longest: list[int] = []
     predict = lm.model.predict
 
-    def measured(canvas: Canvas, targets: object = None) -> object:
+    def measured(canvas: Canvas, targets: object = None, **more: object) -> object:
         longest.append(int(canvas.lengths.max()))
-        return predict(canvas, targets)
+        return predict(canvas, targets, **more)
 
     monkeypatch.setattr(lm.model, "predict", measured)
     refused = []

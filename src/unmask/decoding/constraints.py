@@ -59,8 +59,8 @@ class Rules:
     max_tokens: Tensor  # [Q, H] int64
     free: Tensor  # [Q, H] bool, the word limit is ours, not the user's
     spaced: Tensor  # [Q, H] bool
-    joins_left: Tensor  # [Q, H] bool
-    joins_right: Tensor  # [Q, H] bool
+    joins_left: Tensor  # [Q, H] bool, its first character goes on with the word before it
+    joins_right: Tensor  # [Q, H] bool, its last with the word behind it
     forced: Tensor  # [Q, H, L] int64, tokens a hole must have, in order; -1 behind them
     n_forced: Tensor  # [Q, H] int64, how many, -1: not forced
 
@@ -89,7 +89,9 @@ class Rules:
         for q, row in enumerate(holes):
             for h, hole in enumerate(row):
                 limits[:, q, h] = torch.tensor(_limits(hole, max_words, room[q][h]))
-                flags[:, q, h] = torch.tensor([hole.spaced, hole.joins_left, hole.joins_right])
+                # A mask is whatever token stood there, a sign of punctuation too; a blank is words, and joins one.
+                joins = (False, False) if isinstance(hole.sign, Mask) else (hole.joins_left, hole.joins_right)
+                flags[:, q, h] = torch.tensor([hole.spaced, *joins])
                 if h in forced[q]:
                     tokens = forced[q][h]
                     n_forced[q, h] = len(tokens)
