@@ -148,6 +148,19 @@ def test_marks_belong_to_the_letter_they_stand_on():
     assert place(("_", Blank(), "'s")) == (Hole(0, Blank(), False, False, False),)
 
 
+@pytest.mark.parametrize(
+    "picture", ["\u2764\ufe0f", "\u2764", "\U0001f44d\U0001f3fd", "\u2764\ufe0f\u200d\U0001f525", "!\u0301"]
+)
+def test_a_picture_is_no_word(picture):
+    assert place((picture, Blank(), "\ufe0f")) == (Hole(0, Blank(), False, False, False),)
+    assert place((picture, Blank(), picture)) == (Hole(0, Blank(), False, False, False),)
+
+
+@pytest.mark.parametrize("word", ["e\u0301", "1\ufe0f\u20e3", "\u4e0d\ufe00", "\u0928\u093f"])
+def test_a_letter_is_one_whatever_its_look(word):
+    assert place((word, Blank())) == (Hole(0, Blank(), False, True, False),)
+
+
 def test_no_space_at_the_start_where_rows_have_none():
     assert not place((Mask(),), opens_spaced=False)[0].spaced
     assert not place((Mask(), Mask()))[1].spaced

@@ -344,6 +344,8 @@ def test_facts_of_letters_and_parts_of_characters():
     assert of(b" .") == {"starts_word", "leading_space", "whole_characters"}
     assert of(b"a.") == {"first_alnum", "whole_characters"}
     assert of("\u0301".encode()) == {"whole_characters"} | edges
+    assert of("\ufe0f".encode()) == of("❤️".encode()) == {"whole_characters"}
+    assert of("e\u0301\ufe0f".encode()) == {"whole_characters"} | edges
     assert of("你".encode()[:2]) == of("你".encode()[1:]) == set()
     assert of("a你".encode()[:2]) == {"first_alnum"}
     assert of("你a".encode()[1:]) == {"last_alnum"}

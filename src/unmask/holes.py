@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+LOOKS = frozenset(map(chr, range(0xFE00, 0xFE10)))  # variation selectors; most follow a picture, and are none
 MOST_WORDS = 999_999  # of one blank; a larger number is a slip of the hand
 
 
@@ -144,15 +145,23 @@ def place(pieces: Sequence[str | Sign], *, opens_spaced: bool = True) -> tuple[H
             continue
         before, after = pieces[i - 1] if i else None, pieces[i + 1] if i + 1 < len(pieces) else None
         spaced = before.endswith(" ") if isinstance(before, str) else opens_spaced and i == 0
-        joins_left = isinstance(before, str) and in_word(before[-1])
+        joins_left = isinstance(before, str) and ends_in_word(before)
         joins_right = isinstance(after, str) and in_word(after[0])
         holes.append(Hole(len(holes), piece, spaced, joins_left, joins_right))
     return tuple(holes)
 
 
 def in_word(character: str) -> bool:
-    """Whether a character is a letter or digit, or a mark upon one."""
-    return character.isalnum() or unicodedata.category(character).startswith("M")
+    """Whether a character is a letter or digit, or a mark upon one; what only picks a look (U+FE0F) is none."""
+    return character.isalnum() or (unicodedata.category(character)[0] == "M" and character not in LOOKS)
+
+
+def ends_in_word(text: str) -> bool:
+    """Whether a text ends with a letter or digit, whatever marks are upon it."""
+    at = len(text) - 1
+    while at > 0 and unicodedata.category(text[at])[0] == "M":
+        at -= 1
+    return text != "" and in_word(text[at])
 
 
 class _Braces:

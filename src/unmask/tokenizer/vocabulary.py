@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from unmask.holes import in_word
+from unmask.holes import ends_in_word, in_word
 
 METASPACE = "\u2581"
 CLOSING = frozenset(".,;:!?%)]}'\u2019\u201d\u2026")  # follow a word without a space, where a vocabulary has no spaces
@@ -75,7 +75,7 @@ def facts(token: bytes, special: bool) -> tuple[bool, ...]:
         any(character.isspace() for character in body),
         token != b"" and text.encode() == token,
         after != "" and in_word(after),
-        last != "" and in_word(last),
+        last != "" and ends_in_word(text),
         special,
     )
 
