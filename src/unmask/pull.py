@@ -9,10 +9,10 @@ import errno
 import hashlib
 import os
 import shutil
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +60,8 @@ def pull(name: str, given: Path | None = None, tell: Tell = lambda _: None, watc
     folder = base.path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock", timeout=0), tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
-            return _pulled(base, _bring(base, Path(scratch), given, tell, watch))
+        with FileLock(folder / ".lock", timeout=0), _scratch(folder / ".new") as scratch:
+            return _pulled(base, _bring(base, scratch, given, tell, watch))
     except Timeout:
         raise ValueError(f"{name} is being pulled by another process · one does at a time · wait for it") from None
     except OSError as fault:
@@ -82,6 +82,17 @@ def sha256_of(path: Path) -> str:
 
 def _pulled(base: Base, source: str) -> Pulled:
     return Pulled(base.name, str(base.path), base.sha256, base.licence, source)
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """An empty folder for what is being made; what a process that was killed left there goes first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _bring(base: Base, scratch: Path, given: Path | None, tell: Tell, watch: Watch) -> str:
