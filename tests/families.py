@@ -14,13 +14,19 @@ N_WORDS = 10
 
 
 def tiny_model(
-    objective: str, seed: int = 0, dtype: torch.dtype = torch.float64, n_words: int = N_WORDS, **backbone: object
+    objective: str,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    n_words: int = N_WORDS,
+    options: dict[str, object] | None = None,
+    more_signs: tuple[str, ...] = (),
+    **backbone: object,
 ) -> Model:
-    """A model of `n_words` words and six signs, with weights large enough to have opinions."""
-    signs = {name: n_words + i for i, name in enumerate(SIGNS)}
+    """A model of `n_words` words and six signs or more, with weights large enough to have opinions."""
+    signs = {name: n_words + i for i, name in enumerate([*SIGNS, *more_signs])}
     shape = {"width": 16, "n_layers": 2, "n_heads": 2, "mlp_width": 32} | backbone
     config = ModelConfig(
-        objective, BackboneConfig(vocab_size=n_words + len(signs), **shape), signs, tuple(signs.values())
+        objective, BackboneConfig(vocab_size=n_words + len(signs), **shape), signs, tuple(signs.values()), options
     )  # type: ignore[arg-type]
     model = Model(config)
     model.initialise(seed)

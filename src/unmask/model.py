@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from unmask.backbone import Backbone, BackboneConfig
 from unmask.backbone.cache import Cache
@@ -25,9 +26,12 @@ class ModelConfig:
 
     objective: str
     backbone: BackboneConfig
-    signs: dict[str, int]  # mask, blank, start, end, sep, answer
+    signs: dict[str, int]  # mask, blank, start, end, sep, answer; word and maybe where there are such
     special: tuple[int, ...]  # ids that are never words of the text
     options: dict[str, Any] | None = None  # the objective's own
+    kept: dict[str, Any] | None = (
+        None  # what a public checkpoint said that has no part here, to be written back with it
+    )
 
 
 class Model(nn.Module):
@@ -121,6 +125,30 @@ class Model(nn.Module):
     def bytewise(self) -> bool:
         """Whether it was quantised, and so is no longer to be trained or stored."""
         return any(isinstance(part, Int8Linear) for part in self.modules())
+
+
+def hollow(config: ModelConfig, dtype: torch.dtype) -> Model:
+    """A model whose weights are what memory held: every one is to be filled in a moment.
+
+    Its memory is not touched before that, so that the whole is never there twice.
+    """
+    with _Unfilled():
+        model = Model(config)
+    for parameter in model.parameters():
+        parameter.data = torch.empty(parameter.shape, dtype=dtype)
+    return model.to(dtype)  # buffers
+
+
+class _Unfilled(TorchFunctionMode):
+    """Modules made within leave their weights as memory had them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _FILLS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+_FILLS = {Tensor.uniform_, Tensor.normal_, nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_}
 
 
 def fastest(config: BackboneConfig) -> str:

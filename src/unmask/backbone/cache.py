@@ -30,6 +30,11 @@ class Cache:
         self.hidden: Tensor | None = None  # [room, D] after the last layer
         self.n_computed = 0  # elements that went through the layers, ever
 
+    @property
+    def n_held(self) -> int:
+        """Elements it knows."""
+        return self.names.numel()
+
     def plan(self, view: View) -> Plan:
         """What of a view is known, and what must be computed; its elements get their slots."""
         names = beginnings(view)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from unmask.backbone.cache import Cache
 from unmask.canvas import Canvas, Role
 from unmask.decoding import beam
 from unmask.decoding.beam import Hypotheses
@@ -24,6 +25,7 @@ from unmask.results import Status
 
 CHUNK = 16_384  # elements a forward pass
 CROWD = 512  # rows that are open at once; requests beyond wait
+SPARE = 4  # times as many elements as the open rows have may stay in the cache
 DRAWS = 4  # samples for each that is asked for, at most, until they are distinct
 MOST_SAMPLES = 1_000_000  # of one request: groups are numbered by request and sample
 
@@ -67,6 +69,7 @@ class _Loop:
         self.waiting = list(range(len(requests)))
         self.open: Hypotheses | None = None
         self.passes = 0
+        self.cache = Cache()
         self.deadline = None if search.timeout is None else time.monotonic() + search.timeout
         keys = [request.key for request in requests]
         self.price = torch.zeros(rules.min_words.shape[0], dtype=torch.float64, device=model.device)
@@ -147,7 +150,7 @@ class _Loop:
         n = 1 if search.sampling else self._width
         shape = Shape(self.classes.of, may, search.temperature, search.top_p, search.top_k)
         noise = self._noise(rows) if search.sampling else None
-        prediction = self.model.predict(rows.canvas)
+        prediction = self.model.predict(rows.canvas, cache=self.cache)
         proposal = objective.propose(prediction, rows.canvas, n, shape, noise if draws else None)
         chosen = search.rule.choose(proposal, Progress(rows.n_rows, self._quota(rows, proposal)), noise)
         total, alive = self._totals(rows, proposal, chosen)
@@ -291,6 +294,8 @@ class _Loop:
         fresh = [self._start(i, self._missing(i)) for i in again]
         parts = ([grown] if grown.n_rows else []) + fresh
         self.open = beam.join(parts) if parts else None
+        if self.open is not None and self.cache.n_held > SPARE * self.open.canvas.n_elements:
+            self.cache.keep(self.model.objective.view(self.open.canvas))
         return Moment(self.open, ended, self.passes)
 
     def _without_beaten(self, rows: Hypotheses) -> Hypotheses:

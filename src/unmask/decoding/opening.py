@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unmask.canvas import Canvas, Role, concat
 from unmask.decoding import emptiness
+from unmask.decoding.candidates import write_whole
 from unmask.decoding.constraints import Rules, TokenClasses
 from unmask.decoding.infill import CHUNK, chunks
 from unmask.decoding.replay import Told, keep_of, replay, signs_for
@@ -77,15 +78,18 @@ def open_all(model: Model, tokenizer: Tokenizer, readings: Sequence[Reading], ma
             written, lost = replay(model, canvas, [Told.of(start.forced) for start in starts], keep)
             canvas, score, merged = written.canvas, score + written.score, written.merged
             canvas = replace(canvas, request=torch.arange(canvas.n_rows, device=device))
+    elif any(whole := [_all_told(start, some) for start, some in zip(starts, holes, strict=True)]):
+        canvas = _written(model, canvas, readings, plans, whole)
+        score = canvas.row_log_prob
     rules = Rules.build(holes, max_words, [start.forced for start in starts], room).to(device)
     classes = _classes(model, tokenizer, starts).to(device)
     requests, first = [], 0
     for reading, plan in zip(readings, plans, strict=True):
         mine = torch.arange(first, first + len(plan), device=device)
-        has_candidates = any(start.forced for start in plan)
+        unread = any(start.forced for start in plan) and not _all_told(plan[0], reading.holes)
         requests.append(
             Request(canvas.take(mine), score[mine], merged[mine], _key(reading), _Identity(tokenizer, reading),
-                    apart=appends and has_candidates)
+                    apart=appends and unread)
         )  # fmt: skip
         first += len(plan)
     summed = [
@@ -95,6 +99,26 @@ def open_all(model: Model, tokenizer: Tokenizer, readings: Sequence[Reading], ma
     ]
     estimated = [not appends and any(start.empty for start in plan) for plan in plans]
     return Opened(requests, rules, classes, starts, score, summed, estimated)
+
+
+def _all_told(start: Start, holes: Sequence[Hole]) -> bool:
+    """Whether nothing is left to be searched for."""
+    return bool(holes) and len(start.forced) == len(holes)
+
+
+def _written(
+    model: Model, canvas: Canvas, readings: Sequence[Reading], plans: Sequence[Sequence[Start]], whole: Sequence[bool]
+) -> Canvas:
+    """The opened rows; those with candidates alone are written already."""
+    device = canvas.ids.device
+    asked = [(reading.canvas, start.forced) for reading, plan in zip(readings, plans, strict=True) for start in plan]
+    asked = [one for one, all_told in zip(asked, whole, strict=True) if all_told]
+    rows = concat([row for row, _ in asked]).to(device)
+    with_all = concat([canvas, write_whole(model, rows, [forced for _, forced in asked])])
+    number = torch.arange(canvas.n_rows, device=device)
+    at = torch.tensor(whole, device=device)
+    number = number.masked_scatter(at, canvas.n_rows + torch.arange(len(asked), device=device))
+    return replace(with_all.take(number), request=torch.arange(canvas.n_rows, device=device))
 
 
 @dataclass(frozen=True)

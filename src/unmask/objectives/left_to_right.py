@@ -112,9 +112,10 @@ class LeftToRight:
             raise ValueError(
                 "a plain model learns how texts go on · something else is hidden · take the masking law all"
             )
-        before = torch.cat([mask.new_zeros(1), mask[:-1]]) & (rows == torch.roll(rows, 1, 0))
-        after = torch.cat([mask[1:], mask.new_zeros(1)]) & (rows == torch.roll(rows, -1, 0))
-        begins, ends = mask & ~before, mask & ~after
+        joined = mask[1:] & mask[:-1] & (rows[1:] == rows[:-1]) & (clean.hole[1:] == clean.hole[:-1])
+        begins, ends = mask.clone(), mask.clone()
+        begins[1:] &= ~joined
+        ends[:-1] &= ~joined
         last = torch.zeros_like(mask)
         last[clean.offsets[1:] - 1] = True  # every row closes with a scaffold element, which is never hidden
         n_answer = clean.sum_rows(mask.long() + ends.long())  # [B]
@@ -199,7 +200,7 @@ class LeftToRight:
                 " adapt it: unmask train adapt model=..."
             )
         site = (signs | last).nonzero().squeeze(1)
-        told = torch.tensor([self._shown(hole) for hole in holes], device=site.device).view(-1, 3)
+        told = torch.tensor([self._shown(hole) for hole in holes], dtype=torch.int64, device=site.device).view(-1, 3)
         told = told[canvas.hole[signs]]
         counts = torch.zeros_like(site).masked_scatter(signs[site], told.sum(1)) + 2 * last[site]
         first = counts.cumsum(0) - counts
@@ -284,7 +285,9 @@ class LeftToRight:
         if self.plain:
             costs = costs.masked_fill(targets.word == self.end, 0.0)
         out = one.new_zeros(clean.n_rows).index_add_(0, canvas.rows[answers], costs)
-        return Likelihood(out, torch.zeros_like(out), "exact", "exact")
+        number = (canvas.role[answers] == Role.TEXT).long().cumsum(0) - 1  # an end is the last token's
+        tokens = out.new_zeros(int(hidden.sum())).index_add_(0, number, costs)
+        return Likelihood(out, torch.zeros_like(out), "exact", "exact", tokens=tokens)
 
     def restore(self, canvas: Canvas, targets: Targets) -> Canvas:
         """Each blank gives way to its answer; separator and answers go."""

@@ -91,6 +91,7 @@ class Likelihood:
     kind: Literal["exact", "bound", "estimate"]
     method: str
     given: str | None = None  # what it takes as told
+    tokens: Tensor | None = None  # [H] of each hidden token in order, where one path leads to the text
 
 
 class Objective(Protocol):

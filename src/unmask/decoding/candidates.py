@@ -1,0 +1,47 @@
+"""Candidates whole, for families with one path to each text: every one exactly, in one packed pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from unmask.backbone.cache import Cache
+from unmask.canvas import Canvas, Edits, Role, concat
+from unmask.decoding.infill import CHUNK, chunks
+from unmask.masking.hidden import Hidden
+from unmask.model import Model
+from unmask.noise import Noise
+
+
+def write_whole(model: Model, canvas: Canvas, told: Sequence[dict[int, list[int]]]) -> Canvas:
+    """Rows as decoding would leave them, were it to write just this; what each token costs stands beside it.
+
+    Rows that begin alike, as those of one text do, are read up to where they part only once.
+
+    Args:
+        model: Of a family with one path, in evaluation mode.
+        canvas: Rows as the tokenizer reads them, on the model's device.
+        told: For each row the tokens of every hole; none is empty.
+    """
+    site = (canvas.role == Role.SIGN).nonzero().squeeze(1)
+    pairs = zip(canvas.rows[site].tolist(), canvas.hole[site].tolist(), strict=True)
+    tokens = [told[row][hole] for row, hole in pairs]
+    counts = torch.tensor([len(some) for some in tokens], device=site.device)
+    ids = torch.tensor([token for some in tokens for token in some], device=site.device)
+    clean = canvas.apply(Edits.emit(site, counts, ids, Role.TEXT))
+    cache = Cache()
+    return concat([_written(model, clean.take(some), cache) for some in chunks(clean.lengths, CHUNK)])
+
+
+def _written(model: Model, clean: Canvas, cache: Cache) -> Canvas:
+    hidden = (clean.role == Role.TEXT) & (clean.hole >= 0)
+    one = torch.ones(clean.n_rows, dtype=torch.float64, device=hidden.device)
+    noise = Noise(0, torch.zeros_like(clean.request))  # nothing is drawn
+    found = model.objective.likelihood(partial(model.predict, cache=cache), clean, hidden, None, 1, noise)
+    assert found.tokens is not None  # one path: each token has its cost
+    canvas, _ = model.objective.corrupt(clean, Hidden(hidden, one, one, one > 0), noise)
+    answers = (canvas.role == Role.TEXT) & (canvas.hole >= 0)  # in the order of the hidden tokens
+    return replace(canvas, log_prob=canvas.log_prob.masked_scatter(answers, found.tokens.to(canvas.log_prob.dtype)))

@@ -1,0 +1,188 @@
+"""Left to right: told numbers of words, plain models, and candidates that are read in one pass."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from families import N_WORDS, clean_canvas, noise_for, tiny_model
+from toys import tokenizer, toy
+from unmask.canvas import Canvas, Role
+from unmask.decoding import opening
+from unmask.holes import Blank, Hole
+from unmask.language_model import LanguageModel
+from unmask.masking import Mixture
+from unmask.masking.hidden import Hidden
+from unmask.model import Model, ModelConfig
+from unmask.view import View
+
+WORD, MAYBE, BLANK = N_WORDS + 6, N_WORDS + 7, N_WORDS + 1
+STARTS = torch.zeros(N_WORDS + 8, dtype=torch.int64)
+STARTS[:N_WORDS:2] = 1  # even ids begin words, odd ones go on
+LAW = {"law": "runs", "lengths": [0.3, 0.3, 0.2, 0.2], "rate": [0.1, 0.6]}
+ROWS = st.lists(st.lists(st.integers(0, N_WORDS - 1), min_size=1, max_size=12), min_size=1, max_size=6)
+
+
+def told(share: float) -> Model:
+    return tiny_model("left_to_right", options={"told": share}, more_signs=("word", "maybe"))
+
+
+def shown(canvas: Canvas, row: int, run: int) -> list[int]:
+    """The signs that stand for a run."""
+    behind = canvas.index >= canvas.index[canvas.ids == N_WORDS + 4][canvas.rows]
+    return canvas.ids[(canvas.rows == row) & (canvas.hole == run) & ~behind].tolist()
+
+
+@given(rows=ROWS, seed=st.integers(0, 999), share=st.sampled_from([0.0, 0.5, 1.0]))
+@settings(max_examples=60)
+def test_what_is_told_is_true_and_the_text_comes_back(rows: list[list[int]], seed: int, share: float) -> None:
+    model, clean = told(share), clean_canvas(rows)
+    hidden = Mixture([LAW], STARTS, STARTS > 0)(clean, noise_for(clean, seed))
+    canvas, targets = model.objective.corrupt(clean, hidden, noise_for(clean, seed))
+    back = model.objective.restore(canvas, targets)
+    assert (back.ids.tolist(), back.offsets.tolist()) == (clean.ids.tolist(), clean.offsets.tolist())
+    answers = (canvas.role == Role.TEXT) & (canvas.hole >= 0)
+    for row, run in {*zip(canvas.rows[answers].tolist(), canvas.hole[answers].tolist(), strict=True)}:
+        ids = canvas.ids[answers & (canvas.rows == row) & (canvas.hole == run)].tolist()
+        n_words = 1 + sum(token % 2 == 0 for token in ids[1:])
+        signs = shown(canvas, row, run)
+        n = {kind: signs.count(kind) for kind in (WORD, MAYBE, BLANK)}
+        assert signs == [WORD] * n[WORD] + [MAYBE] * n[MAYBE] + [BLANK] * n[BLANK]
+        least, most = n[WORD] + n[BLANK], math.inf if n[BLANK] else n[WORD] + n[MAYBE]
+        assert least <= n_words <= most
+        assert share or signs == [BLANK]
+
+
+def test_all_forms_of_telling_come_up_and_half_are_exact() -> None:
+    clean = clean_canvas([[i % N_WORDS for i in range(40)]] * 200)
+    hidden = Mixture([LAW], STARTS, STARTS > 0)(clean, noise_for(clean))
+    canvas, _ = told(1.0).objective.corrupt(clean, hidden, noise_for(clean))
+    forms = [shown(canvas, row, 0) for row in range(200)]
+    exact = sum(set(form) == {WORD} for form in forms)
+    assert 80 <= exact <= 150  # a half, and ranges that turn out exact
+    assert sum(BLANK in form for form in forms) > 10
+    assert sum(MAYBE in form for form in forms) > 20
+    assert sum(WORD in form and BLANK in form for form in forms) > 3
+
+
+def test_order_and_company_change_nothing_that_is_told() -> None:
+    model, clean = told(0.7), clean_canvas([[2, 3, 4], [5, 6, 7, 8, 2, 2], [1, 2], [8, 8, 8, 8]])
+    mixture = Mixture([LAW], STARTS, STARTS > 0)
+
+    def seen(order: list[int]) -> list[list[int]]:
+        rows = torch.tensor(order)
+        noise = noise_for(clean)
+        part = clean.take(rows)
+        noise = type(noise)(noise.seed, rows)
+        canvas, _ = model.objective.corrupt(part, mixture(part, noise), noise)
+        return [canvas.ids[a:b].tolist() for a, b in zip(canvas.offsets, canvas.offsets[1:], strict=False)]
+
+    whole = seen([0, 1, 2, 3])
+    assert seen([3, 1]) == [whole[3], whole[1]]
+
+
+@pytest.mark.parametrize(
+    ("words", "signs"),
+    [
+        ((1, None), [BLANK]),
+        ((2, 2), [WORD, WORD]),
+        ((1, 3), [WORD, MAYBE, MAYBE]),
+        ((0, 1), [MAYBE]),
+        ((3, None), [WORD, WORD, BLANK]),
+    ],
+)
+def test_a_hole_shows_how_many_words_it_may_have(words: tuple[int, int | None], signs: list[int]) -> None:
+    start, end = N_WORDS + 2, N_WORDS + 3
+    role = torch.tensor([Role.SCAFFOLD, Role.TEXT, Role.SIGN, Role.SCAFFOLD])
+    canvas = Canvas.from_rows([[start, 4, BLANK, end]], role=role, hole=torch.tensor([-1, -1, 0, -1]))
+    opened = told(0.5).objective.open(canvas, [Hole(0, Blank(words), True, False, False)])
+    assert opened.ids.tolist() == [start, 4, *signs, end, N_WORDS + 4]
+    assert (opened.role == Role.SIGN).sum() == 1
+    untold = tiny_model("left_to_right").objective.open(canvas, [Hole(0, Blank(words), True, False, False)])
+    assert untold.ids.tolist() == [start, 4, BLANK, end, N_WORDS + 4]
+
+
+def plain() -> LanguageModel:
+    """A plain model that begins texts with its token "a" and ends them with "!"."""
+    tok, base = tokenizer(), toy("left_to_right").model
+    (begin,), (stop,) = tok.encode(" a", inside=True), tok.encode("!", inside=True)
+    config = base.config
+    options = {"plain": True, "begin": begin, "stop": stop}
+    model = Model(ModelConfig("left_to_right", config.backbone, config.signs, config.special, options)).double()
+    model.load_state_dict(base.state_dict())
+    return LanguageModel(model, tok)
+
+
+def test_a_plain_model_reads_nothing_but_the_text() -> None:
+    lm = plain()
+    ids = lm.tokenizer.encode("the cat sat on the mat")
+    begin = lm.model.objective.begin
+    row = torch.tensor([begin, *ids])
+    index = torch.arange(row.numel())
+    view = View(row, torch.tensor([0, row.numel()]), index, index, stage=index, causal=True)
+    words = lm.model.head.words.log_probs(lm.model.backbone(view, dense=True))
+    chain = words[:-1].gather(1, row[1:, None]).sum().item()
+    score = lm.score("the cat sat on the mat")
+    assert score.kind == "exact"
+    assert score.log_prob == pytest.approx(chain, abs=1e-9)
+
+
+def test_a_plain_model_goes_on_from_a_text_and_fills_nothing_before_its_end() -> None:
+    lm = plain()
+    best = lm.fill("the cat ___{2}", n=1)[0]
+    assert best.text.startswith("the cat ")
+    assert len(best.text.split()) == 4
+    whole = lm.tokenizer.encode(best.text)
+    row = torch.tensor([lm.model.objective.begin, *whole])
+    index = torch.arange(row.numel())
+    view = View(row, torch.tensor([0, row.numel()]), index, index, stage=index, causal=True)
+    words = lm.model.head.words.log_probs(lm.model.backbone(view, dense=True))
+    n = len(lm.tokenizer.encode("the cat"))
+    written = words[n:-1].gather(1, row[n + 1 :, None]).sum() + words[-1, lm.model.objective.end]
+    assert best.log_prob == pytest.approx(written.item(), abs=1e-5)
+    with pytest.raises(ValueError, match="adapt"):
+        lm.fill("the ___ sat")
+    clean = clean_canvas([[1, 2, 3]])
+    options = {"plain": True, "begin": 0, "stop": 1}
+    one = torch.ones(1, dtype=torch.float64)
+    hidden = Hidden(clean.index == 1, one, one, one > 0)
+    with pytest.raises(ValueError, match="masking law all"):
+        tiny_model("left_to_right", options=options).objective.corrupt(clean, hidden, noise_for(clean))
+
+
+@pytest.mark.parametrize(
+    "options", [{"told": 0.5}, {"plain": True}, {"plain": True, "begin": 1, "stop": 2, "told": 0.5}]
+)
+def test_options_that_contradict_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="told|plain"):
+        tiny_model("left_to_right", options=options)
+
+
+@pytest.mark.parametrize("text", ["the ___{cat|dog|old man} sat", "the ___{cat|old man} ___{sat|ran to} on it"])
+def test_candidates_are_read_in_one_pass_as_token_by_token(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = toy("left_to_right")
+    n = 6
+    passes: list[int] = []
+    forward = lm.model.backbone.forward
+
+    def counted(view: View, dense: bool = False, cache: object = None) -> torch.Tensor:
+        passes.append(view.n_rows)
+        return forward(view, dense, cache)
+
+    monkeypatch.setattr(lm.model.backbone, "forward", counted)
+    whole = lm.fill(text, n=n)
+    assert len(passes) == 1
+    monkeypatch.setattr(opening, "_all_told", lambda start, holes: False)
+    stepwise = lm.fill(text, n=n)
+    assert len(passes) > 3
+    assert [fill.text for fill in whole] == [fill.text for fill in stepwise]
+    for one, other in zip(whole, stepwise, strict=True):
+        assert one.kind == other.kind == "exact"
+        assert one.log_prob == pytest.approx(other.log_prob, abs=1e-5)
+        for mine, theirs in zip(one.holes, other.holes, strict=True):
+            assert mine.log_prob == pytest.approx(theirs.log_prob, abs=1e-5)
+            assert mine.prob == pytest.approx(theirs.prob, abs=1e-5)
