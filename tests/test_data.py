@@ -516,8 +516,6 @@ def test_row_ids_never_repeat(tmp_path):
     batches = make(tmp_path)
     ids = torch.cat([b.row_ids for b in epoch_of(batches, 0) + epoch_of(batches, 1)])
     assert len(ids.unique()) == len(ids)
-    seeds = next(batches).row_seeds(7)
-    assert (seeds >= 0).all() and len(seeds.unique()) == len(seeds)
 
 
 def same(a, b):
@@ -576,7 +574,6 @@ def test_ranks_and_micro_batches_are_splits_of_one_batch(tmp_path, world, n_micr
         assert len(parts) == world * n_micro
         assert torch.equal(torch.cat([p.row_ids for p in parts]), batch.row_ids)
         assert torch.equal(torch.cat([p.canvas.ids for p in parts]), batch.canvas.ids)
-        assert torch.equal(torch.cat([p.row_seeds(5) for p in parts]), batch.row_seeds(5))
         sizes = [p.canvas.n_elements for p in parts]
         if batch.canvas.n_rows >= len(parts):
             assert min(sizes) > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -147,7 +148,21 @@ def test_watch_tells_every_step(family: str) -> None:
 def test_watch_shows_holes_as_they_were_typed(family: str) -> None:
     for beam in (1, None):
         steps = list(toy(family).watch("the [MASK] sat on [MASK]", beam=beam))
-        assert all("[MASK]" in step.text and "___" not in step.text for step in steps[:-1])
+        assert all("___" not in step.text for step in steps)
+        left = [step.text.count("[MASK]") for step in steps]
+        assert left == sorted(left, reverse=True) and set(left) == {2, 1, 0}
+
+
+@pytest.mark.parametrize("family", WRITERS)
+def test_watch_shows_words_in_their_place(family: str) -> None:
+    steps = [step.text for step in toy(family).watch("the ___{3} sat on ___{2}", beam=1)]
+    assert steps[0] == "the ___ sat on ___" and "___" not in steps[-1]
+    if family == "left_to_right":  # one word after the other, each hole to its end; the sign stands behind the words
+        holes = [step.removeprefix("the ").split(" sat on ") for step in steps]
+        assert all(last == "___" for first, last in holes if first.endswith("___"))
+        assert all(one.index("___") == len(one) - 3 for pair in holes for one in pair if "___" in one)
+        grown = [first.removesuffix("___") for first, _ in holes]
+        assert all(after.startswith(before) for before, after in pairwise(grown)) and len(set(grown)) > 3
 
 
 @pytest.mark.parametrize("family", FAMILIES)

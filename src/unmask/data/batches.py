@@ -21,7 +21,7 @@ from torch import Tensor
 
 from unmask.canvas import Canvas, Role
 from unmask.data.corpus import Corpus, Encoder, Ints, Stream, open_corpora
-from unmask.data.draws import draws, mix, order
+from unmask.data.draws import order
 from unmask.data.sources import DataConfig
 
 SIGNS_A_ROW = 2  # start and end
@@ -36,11 +36,6 @@ class Batch:
     canvas: Canvas
     row_ids: Tensor  # [B] int64, a number no other draw of any epoch has; the same under any split
     source: Tensor  # [B] int64, which source each row is from
-
-    def row_seeds(self, seed: int) -> Tensor:
-        """A seed for each row's corruption, `[B]` int64, not negative: the same under any split of the batch."""
-        key = draws(1, seed)
-        return torch.from_numpy((mix(self.row_ids.numpy().astype(np.uint64) ^ key) >> np.uint64(1)).astype(np.int64))
 
 
 @dataclass(frozen=True)

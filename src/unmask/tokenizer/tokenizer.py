@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -35,6 +34,7 @@ SPLIT = (
 )
 ROUND = 64  # vocabularies come in multiples of it, which matrix units like
 LONGEST = 32  # bytes of a token
+MASK = b"[MASK]"  # how a user writes it
 
 # Texts that a vocabulary must give back byte for byte to be called exact.
 PROBES = (
@@ -198,12 +198,6 @@ class Tokenizer:
         """Ids of each text; as `encode`, on as many cores as there are."""
         return self._encode(list(texts) if inside else [self._opened(text) for text in texts])
 
-    def encode_flat(self, texts: Sequence[str], *, inside: bool = False) -> tuple[Tensor, Tensor]:
-        """Ids of all texts end to end, `[T]` int64, and where each begins and ends, `[B + 1]`."""
-        rows = self.encode_batch(texts, inside=inside)
-        offsets = torch.tensor([0, *itertools.accumulate(map(len, rows))])
-        return torch.tensor(list(itertools.chain.from_iterable(rows)), dtype=torch.int64), offsets
-
     def decode(self, ids: Iterable[int] | Tensor, *, inside: bool = False) -> str:
         """The text of ids; signs say nothing, and bytes that form no character become U+FFFD.
 
@@ -274,22 +268,23 @@ class Tokenizer:
     def fills(
         self, reading: Reading, ids: Sequence[int], roles: Sequence[int], holes: Sequence[int], *, signs: bool = False
     ) -> list[str]:
-        """What stands in each hole of one row, given as its columns; see `write`."""
+        """What stands in each hole of one row, given as its columns; see `write`.
+
+        Where words do not stand beside the sign of their hole, as in a family that writes behind the text, the sign
+        says that more may follow them; of a mask nothing more can.
+        """
         fills = [bytearray() for _ in reading.holes]
-        for number, role, hole in zip(ids, roles, holes, strict=True):
+        apart: dict[int, bytearray] = {}
+        for number, role, hole, before in zip(ids, roles, holes, [-1, *holes], strict=False):
             if hole >= 0 and role == Role.TEXT:
+                if fills[hole] and before != hole:
+                    apart[hole], fills[hole] = fills[hole], bytearray()
                 fills[hole] += self.token_bytes[number]
             elif hole >= 0 and role == Role.SIGN and signs:
-                fills[hole] += b"[MASK]" if number == self.signs["mask"] else b"___"
+                fills[hole] += MASK if number == self.signs["mask"] else b"___"
+        for hole, sign in apart.items():
+            fills[hole] += b"" if sign == MASK else sign
         return self._texts(reading, fills)
-
-    def write_fills(self, reading: Reading, fills: Sequence[Sequence[int]]) -> Written:
-        """The text with the ids of each hole's fill put in its place.
-
-        Raises:
-            ValueError: when there are not as many fills as holes.
-        """
-        return join(reading.pieces, self._texts(reading, [self._bytes(fill) for fill in fills]))
 
     def candidate_ids(self, hole: Hole, text: str) -> list[int]:
         """Ids of a text as the fill of a hole: with the space the hole has taken, or going on where a word stops."""

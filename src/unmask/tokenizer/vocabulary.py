@@ -27,7 +27,6 @@ class TokenTable:
 
     starts_word: Tensor  # begins with white space
     leading_space: Tensor  # begins with exactly one U+0020, then something that is not white space
-    ends_space: Tensor  # ends with white space
     has_inner_space: Tensor  # holds white space other than one leading U+0020
     whole_characters: Tensor  # complete UTF-8: neither begins nor ends inside a character
     first_alnum: Tensor  # its first character, one leading U+0020 aside, is a letter, digit or mark upon one
@@ -71,7 +70,6 @@ def facts(token: bytes, special: bool) -> tuple[bool, ...]:
     return (
         first.isspace(),
         first == " " and rest != b"" and not after.isspace(),
-        last.isspace(),
         any(character.isspace() for character in body),
         token != b"" and text.encode() == token,
         after != "" and in_word(after),
