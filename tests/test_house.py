@@ -32,6 +32,8 @@ FLOORS = {
     "fetch": 3,
     "pull": 3,
     "folder": 3,
+    "public": 3,
+    "tensors": 3,
     "language_model": 3,
     "results": 3,  # what a fill or a score is
     "training": 4,

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from unmask.backbone import BackboneConfig
-from unmask.model import Model, ModelConfig
+from unmask.backbone.convert import LAYOUTS
+from unmask.model import Model, ModelConfig, hollow
+from unmask.public import is_public, opened
+from unmask.tensors import CARD as CARD
+from unmask.tensors import CONFIG as CONFIG
+from unmask.tensors import WEIGHTS as WEIGHTS
+from unmask.tensors import Tensors, promoted, read_settings
+from unmask.tensors import read_tensors as read_tensors
+from unmask.tensors import write_tensors as write_tensors
+from unmask.tensors import write_text as write_text
 from unmask.tokenizer import Tokenizer
 
 FORMAT = 1  # of the folder; raised when older versions could not read a newer one
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 SCALE = ".scale"  # float32 [rows] beside an int8 matrix
 
 Storage = Literal["float64", "float32", "bfloat16", "int8"]
@@ -69,49 +72,66 @@ def write_model(
     return folder
 
 
-def read_model(folder: str | Path, dtype: torch.dtype | None = torch.float32) -> tuple[Model, Tokenizer]:
-    """Read a model folder.
+def read_model(place: str | Path, dtype: torch.dtype | None = torch.float32) -> tuple[Model, Tokenizer]:
+    """Read a model: a folder of ours or of a public layout, or a GGUF file.
 
     Args:
-        folder: Where from.
+        place: Where from.
         dtype: Of the weights in memory; None: float32, or float64 where they were stored so.
 
     Raises:
-        ValueError: when it is no model folder, or a part of it is missing, broken, or does not fit the rest.
+        ValueError: when it is no model, a part of it is missing, broken, or does not fit the rest, or it is of a kind
+            that is not known here.
     """
-    folder = Path(folder)
-    config = read_config(folder)
-    with _Unfilled():
-        model = Model(config)
-    tensors = read_tensors(folder)
-    wide = any(tensor.dtype == torch.float64 for tensor in tensors.values())
-    model.to(dtype or (torch.float64 if wide else torch.float32))
-    load(model, tensors, folder)
-    tokenizer = Tokenizer.load(folder)
+    place = Path(place)
+    if is_public(place):
+        return opened(place).read(dtype)
+    config = read_config(place)
+    tensors = Tensors(place)
+    model = hollow(config, dtype or (torch.float64 if torch.float64 in tensors.dtypes else torch.float32))
+    load(model, tensors, place)
+    tokenizer = Tokenizer.load(place)
     if tokenizer.vocab_size != config.backbone.vocab_size:
         raise ValueError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {config.backbone.vocab_size} · "
+            f"{place}: the tokenizer has {tokenizer.vocab_size} tokens, the model {config.backbone.vocab_size} · "
             "they are not of one model · copy the folder again, whole"
         )
     return model.eval(), tokenizer
 
 
-def read_config(folder: str | Path) -> ModelConfig:
-    """Read `config.json`; every key must be known.
+def stored_dtype(place: str | Path) -> torch.dtype:
+    """What a model's weights can be read as without loss; of an int8 one, float32.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    place = Path(place)
+    return opened(place).dtype if is_public(place) else promoted(Tensors(place).dtypes)
+
+
+def read_tokenizer(place: str | Path) -> Tokenizer:
+    """Read a model's tokenizer; a public one gets signs of its own, as its model does. Also a `tokenizer.json` alone.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    return opened(Path(place)).tokenizer if is_public(Path(place)) else Tokenizer.load(place)
+
+
+def read_config(place: str | Path) -> ModelConfig:
+    """Read what a model is, without its weights; every key of its config must be known.
 
     Raises:
         ValueError: when it is missing, broken, newer than this version, or names what there is not.
     """
-    path = Path(folder) / CONFIG
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        hint = "is not there" if not path.parent.exists() else f"has no {CONFIG}"
-        raise ValueError(f"{folder} {hint} · a model is a folder with one · check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as fault:
-        raise ValueError(f"{path} is not JSON · {fault} · copy the folder again") from None
-    if not isinstance(given, dict) or given.pop("model_type", None) != "unmask":
-        raise ValueError(f"{path} is of another kind of model · its model_type is not 'unmask' · convert it first")
+    if is_public(Path(place)):
+        return opened(Path(place)).config
+    path = Path(place) / CONFIG
+    given = read_settings(path.parent)
+    if (kind := given.pop("model_type", None)) != "unmask":
+        raise ValueError(
+            f"{path}: model_type is {kind!r} · no such layout is known here · choose of unmask, {', '.join(LAYOUTS)}"
+        )
     if (version := given.pop("format", None)) != FORMAT:
         raise ValueError(f"{path} has format {version} · this version reads {FORMAT} · update unmask")
     backbone = given.get("backbone")
@@ -183,54 +203,6 @@ def load(model: nn.Module, tensors: Mapping[str, Tensor], where: str | Path) -> 
             weight.copy_(tensor)
 
 
-def write_tensors(folder: Path, tensors: dict[str, Tensor], shard_bytes: int, name: str = WEIGHTS) -> None:
-    """Write tensors as one safetensors file, or above `shard_bytes` as several and an index."""
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    if total <= shard_bytes:
-        _save(folder / name, tensors)
-        (folder / f"{name}.index.json").unlink(missing_ok=True)
-        return
-    shards: list[dict[str, Tensor]] = [{}]
-    room = shard_bytes
-    for key, tensor in tensors.items():
-        if shards[-1] and tensor.nbytes > room:
-            shards.append({})
-            room = shard_bytes
-        shards[-1][key] = tensor
-        room -= tensor.nbytes
-    stem = name.removesuffix(".safetensors")
-    where = {}
-    for number, shard in enumerate(shards, 1):
-        file = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
-        _save(folder / file, shard)
-        where.update(dict.fromkeys(shard, file))
-    index = {"metadata": {"total_size": total}, "weight_map": where}
-    write_text(folder / f"{name}.index.json", json.dumps(index, indent=2) + "\n")
-    (folder / name).unlink(missing_ok=True)
-
-
-def read_tensors(folder: Path, name: str = WEIGHTS) -> dict[str, Tensor]:
-    """Read what `write_tensors` wrote.
-
-    Raises:
-        ValueError: when a file is missing or broken.
-    """
-    index = folder / f"{name}.index.json"
-    tensors: dict[str, Tensor] = {}
-    path = folder / name
-    try:
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else [name]
-        for file in files:
-            path = folder / file
-            with safe_open(path, "pt") as opened:
-                tensors.update({key: opened.get_tensor(key) for key in opened.keys()})  # noqa: SIM118
-    except FileNotFoundError:
-        raise ValueError(f"{folder} has no {path.name} · the weights are missing · copy the folder again") from None
-    except (SafetensorError, json.JSONDecodeError, KeyError) as fault:
-        raise ValueError(f"{path} is broken · {fault} · copy it again") from None
-    return tensors
-
-
 def _described(config: ModelConfig) -> dict[str, Any]:
     return {"model_type": "unmask", "format": FORMAT, **asdict(config)}
 
@@ -248,39 +220,3 @@ def check_keys(given: dict[str, Any], kind: type[Any], path: Path) -> None:
     required = {field.name for field in fields(kind) if field.default is MISSING}
     if missing := sorted(required - given.keys()):
         raise ValueError(f"{path} has no {missing[0]!r} · a model needs it · copy the folder again")
-
-
-def _save(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write beside and rename, so that no reader meets half a file."""
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        save_file(tensors, beside, metadata={"format": "pt"})
-        os.replace(beside, path)
-    except SafetensorError as fault:  # a full disk reads so too
-        raise OSError(f"{path} cannot be written: {fault}") from fault
-    finally:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
-
-
-class _Unfilled(TorchFunctionMode):
-    """Modules made within leave their weights as memory had them: every one is read from disk in a moment."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _FILLS:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-_FILLS = {Tensor.uniform_, Tensor.normal_, nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_}

@@ -14,6 +14,7 @@ EXTRA_OF = {
     "numpy": "train",
     "yaml": "train",
     "tensorboard": "train",
+    "gguf": "gguf",
     "fastapi": "serve",
     "uvicorn": "serve",
 }

@@ -144,6 +144,11 @@ class Tokenizer:
     def __reduce__(self) -> tuple[type[Tokenizer], tuple[dict[str, Any]]]:
         return Tokenizer, (self.definition,)
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Every token as the vocabulary spells it, and its id."""
+        return self._vocabulary
+
     @cached_property
     def vocab_size(self) -> int:
         """How many ids, signs and unused ones included (`V`)."""

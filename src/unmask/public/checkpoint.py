@@ -1,0 +1,155 @@
+"""A checkpoint of another house, opened: what it is, and how it becomes a model of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unmask.backbone import BackboneConfig
+from unmask.backbone.convert import GGUF_LAYOUTS, LAYOUTS, Layout
+from unmask.model import Model, ModelConfig, hollow
+from unmask.public.gguf import GGUF, MAGIC
+from unmask.tensors import Tensors, promoted, read_settings
+from unmask.tokenizer import Tokenizer
+from unmask.tokenizer import definition as definitions
+from unmask.tokenizer.gguf import vocabulary_of
+
+FAMILY = "left_to_right"
+KEPT = ("bos_token_id", "eos_token_id", "pad_token_id")  # settings that no computation needs, but that are written back
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A public checkpoint; of its weights nothing is read yet.
+
+    It becomes a plain left-to-right model. Its vocabulary keeps its ids; behind them come the signs, whose rows are the
+    mean of all others.
+    """
+
+    where: Path
+    layout: Layout
+    said: Mapping[str, Any]  # its settings, as it has them
+    tensors: Tensors | GGUF
+    definition: dict[str, Any]  # the content of its tokenizer.json
+
+    @cached_property
+    def shape(self) -> BackboneConfig:
+        """What its backbone is, before the signs."""
+        return self.layout.shape(self.said, self.where)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Its vocabulary and the signs."""
+        try:
+            return Tokenizer(definitions.extended(self.definition, self.shape.vocab_size))
+        except ValueError as fault:
+            raise ValueError(f"{self.where}: {fault}") from None
+
+    @cached_property
+    def config(self) -> ModelConfig:
+        """The model it becomes."""
+        special = tuple(self.tokenizer.special.nonzero().squeeze(1).tolist())
+        shape = replace(self.shape, vocab_size=self.tokenizer.vocab_size)
+        begin, stop = self._ends()
+        options = {"plain": True, "begin": begin, "stop": stop}
+        kept = {key: self.said[key] for key in KEPT if self.said.get(key) is not None}
+        return ModelConfig(FAMILY, shape, dict(self.tokenizer.signs), special, options, kept or None)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What holds its weights as they are."""
+        return promoted(self.tensors.dtypes)
+
+    def read(self, dtype: torch.dtype | None = None) -> tuple[Model, Tokenizer]:
+        """The model, and its tokenizer.
+
+        Args:
+            dtype: Of the weights in memory; None: float32, or float64 where they were stored so.
+
+        Raises:
+            ValueError: when a part is missing, does not fit, or is of a kind that is not known here.
+        """
+        config = self.config
+        model = hollow(config, dtype or (torch.float64 if torch.float64 in self.tensors.dtypes else torch.float32))
+        vocabularies = (model.backbone.embedding.weight.detach(), model.backbone.output.weight.detach())
+        size = self.shape.vocab_size
+        weights: dict[str, Tensor] = dict(model.backbone.named_parameters())
+        for name in weights.keys() & {"embedding.weight", "output.weight"}:
+            weights[name] = weights[name].detach()[:size]  # the rows that are theirs
+        self.layout.pour(self.tensors, weights, config.backbone, self.where)
+        for matrix in vocabularies[: 1 if config.backbone.tied else 2]:
+            matrix[size:] = matrix[:size].mean(0, dtype=torch.promote_types(matrix.dtype, torch.float32))
+        inner = {id(parameter) for parameter in model.backbone.parameters()}
+        for parameter in model.parameters():
+            if id(parameter) not in inner:
+                parameter.detach().zero_()  # the head's bias, which a public model does not have
+        return model.eval(), self.tokenizer
+
+    def _ends(self) -> tuple[int, int]:
+        """The tokens before and behind a text: those whose names say so, else those of the settings."""
+        known = {
+            added["content"]: added["id"] for added in self.definition.get("added_tokens") or () if added["special"]
+        }
+        begin, stop = (definitions.find(known, definitions.SIGNS[sign][1:]) for sign in ("start", "end"))
+        stop = self._said("eos_token_id") if stop is None else stop
+        if stop is None:
+            raise ValueError(f"{self.where} has no token that ends a text · a model needs one · set eos_token_id")
+        return stop if begin is None else begin, stop  # where nothing begins a text, texts follow one another
+
+    def _said(self, key: str) -> int | None:
+        value = self.said.get(key)
+        first = value[0] if isinstance(value, list) and value else value
+        if first is not None and not (isinstance(first, int) and 0 <= first < self.shape.vocab_size):
+            raise ValueError(f"{self.where}: {key} is {value!r:.60} · it is no id of the vocabulary · mend config.json")
+        return first
+
+
+def is_public(place: Path) -> bool:
+    """Whether a place holds a checkpoint that `opened` reads, or fails to with a clear word."""
+    if place.is_file():
+        with place.open("rb") as file:
+            return place.suffix == ".gguf" or file.read(4) == MAGIC
+    return place.is_dir() and (place / "config.json").is_file() and read_settings(place).get("model_type") in LAYOUTS
+
+
+def opened(place: Path) -> Checkpoint:
+    """Open a public folder, or a GGUF file.
+
+    Raises:
+        ValueError: when it is neither, or of a kind that is not known here.
+    """
+    if place.is_file():
+        return _opened_gguf(GGUF(place))
+    said = read_settings(place)
+    return Checkpoint(place, LAYOUTS[said["model_type"]], said, Tensors(place), definitions.read(place))
+
+
+def _opened_gguf(file: GGUF) -> Checkpoint:
+    """A GGUF file: what it leaves to its tensors and its vocabulary to say becomes a setting."""
+    facts = file.metadata
+    kind = facts.get("general.architecture")
+    if kind not in GGUF_LAYOUTS:
+        raise ValueError(
+            f"{file.path} holds a model of architecture {kind!r} · no such layout is known here · "
+            f"known: {', '.join(GGUF_LAYOUTS)}"
+        )
+    if facts.get("split.count", 1) > 1:
+        raise ValueError(f"{file.path} is one of {facts['split.count']} parts · one file is read · join them first")
+    definition = vocabulary_of(facts, file.path)
+    said = {key: value for key, value in facts.items() if key.startswith(f"{kind}.")}
+    said |= {
+        "vocab_size": len(facts["tokenizer.ggml.tokens"]),
+        "tied": "output.weight" not in file,
+        "attention_bias": "blk.0.attn_q.bias" in file,
+        "mlp_bias": "blk.0.ffn_up.bias" in file,
+    }
+    ends = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
+    ids = {ours: facts.get(f"tokenizer.ggml.{theirs}_token_id") for ours, theirs in ends.items()}
+    said |= {key: number for key, number in ids.items() if number is not None}
+    return Checkpoint(file.path, GGUF_LAYOUTS[kind], said, file, definition)
