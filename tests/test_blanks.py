@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from unmask.evaluation import TASKS, blanks, cloze
+from unmask.evaluation import TASKS, blanks, cloze, filling
 from unmask.evaluation.neighbours import Neighbours, backed_off, common_words
 from unmask.evaluation.prompts import prompts
 from unmask.evaluation.report import proportion, ratio
@@ -117,6 +117,8 @@ class Oracle:
 
     def fill(self, texts: list[str], n: int, seed: int) -> list[list[Any]]:
         self.batches.append(len(texts))
+        if not isinstance(texts[0], str):
+            return [[self._choice(pieces)] for pieces in texts]
         return [[self._fill("wrong"), self._fill(self._answer(text))][:n] for text in texts]
 
     def score(self, texts: list[str], **how: Any) -> list[Any]:
@@ -131,6 +133,10 @@ class Oracle:
         after = after.partition("}")[2] if after.startswith("{") else after
         (sentence,) = [s for s in self.sentences if s.startswith(before) and s.endswith(after)][:1]
         return sentence[len(before) : len(sentence) - len(after)]
+
+    def _choice(self, pieces: list[Any]) -> Any:
+        (blank,) = (piece for piece in pieces if not isinstance(piece, str))
+        return SimpleNamespace(holes=(SimpleNamespace(text=blank.candidates[0], prob=0.75),))
 
     def _fill(self, word: str) -> Any:
         return SimpleNamespace(holes=(SimpleNamespace(text=word),))
@@ -147,6 +153,8 @@ def test_the_whole_task(file: Path) -> None:
     assert free["top-5"] >= 0.5
     assert rows["2-4 words", "model, told ___{k}"]["top-5"] >= 0.5  # two of the sentences differ by one word
     assert rows["1 word", "count table"]["top-5"] > 0.5
+    choice = rows["1 word", "model, of 10"]
+    assert choice["ECE"] == pytest.approx(abs(0.75 - choice["top-1"]))
     assert rows["whole sentences", "model, bound"]["nats a word"] == 5.0
     assert rows["whole sentences", "model, estimate"]["n"] == 1  # kinds are not mixed
     assert {"counting words", "filling", "scoring"} <= set(told)
@@ -161,8 +169,8 @@ def test_without_a_text_to_count_there_is_no_table(file: Path) -> None:
 
 
 def test_answers_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blanks, "BATCH", 2)
-    answers = blanks._batched(lambda some: [text.upper() for text in some], ["ccc", "a", "bb"], lambda *_: None, "")
+    monkeypatch.setattr(filling, "BATCH", 2)
+    answers = filling.batched(lambda some: [text.upper() for text in some], ["ccc", "a", "bb"], lambda *_: None, "")
     assert answers == ["CCC", "A", "BB"]
 
 

@@ -12,6 +12,7 @@ from unmask.cli import options
 from unmask.cli.faults import used_wrongly
 from unmask.cli.lines import print_line
 from unmask.evaluation import TASKS
+from unmask.evaluation.asking import Asked
 
 if TYPE_CHECKING:
     from unmask.evaluation.report import Report
@@ -29,20 +30,28 @@ def evaluate(
     counts: Annotated[
         list[Path] | None, typer.Option("--counts", metavar="FILE...", help="Training text, to count words in.")
     ] = None,
+    ask: Annotated[
+        str | None,
+        typer.Option(
+            "--ask", metavar="WORDING", help="Ask in words, for models that fill nothing; {text} stands for the text."
+        ),
+    ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many sentences.")] = 1000,
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
     """Measure a model at a task.
 
-    blanks: exact fills of blanks in held-out text, beside what counting words reaches. prompts: fills of fifteen
-    everyday sentences, for a person to judge.
+    blanks: exact fills of blanks in held-out text, beside what counting words reaches. facts: the objects of facts in
+    a file of ParaRel's form. prompts: fills of fifteen everyday sentences, for a person to judge.
     """
     if task not in TASKS:
         raise used_wrongly(f"no task {task!r} · it is not in the table · tasks: {', '.join(TASKS)}")
     needs = TASKS[task].needs_text
     if needs and not text:
         raise used_wrongly(f"{task} without --text · it needs text the model has not seen · add --text FILE")
+    if ask is not None and "{text}" not in ask:
+        raise used_wrongly("--ask has no place for the text · it is where {text} stands · write {text} in it")
     for path in [*(text or []), *(counts or [])]:
         if not path.is_file():
             raise ValueError(f"{path} is no file · it cannot be read · look at the path")
@@ -58,7 +67,8 @@ def evaluate(
         def tell(done: int, total: int, what: str) -> None:
             progress.update(bar, completed=done, total=total, description=what)
 
-        report = TASKS[task].run(lm, text or [], counts or [], n, seed, tell)
+        asked = lm if ask is None else Asked(lm, ask)
+        report = TASKS[task].run(asked, text or [], counts or [], n, seed, tell)
     if as_json:
         for row in report.rows:
             print_line({"task": task, "model": model or "default"} | row)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from unmask.evaluation.asking import Filler
     from unmask.evaluation.report import Report
-    from unmask.language_model import LanguageModel
 
 Tell = Callable[[int, int, str], None]  # done, of how many, of what
 
@@ -22,14 +22,12 @@ class Task:
     module: str
     needs_text: bool
 
-    def run(
-        self, lm: LanguageModel, text: Sequence[Path], counts: Sequence[Path], n: int, seed: int, tell: Tell
-    ) -> Report:
+    def run(self, lm: Filler, text: Sequence[Path], counts: Sequence[Path], n: int, seed: int, tell: Tell) -> Report:
         """Measure `lm`.
 
         Args:
-            lm: The model.
-            text: Held-out files, for the tasks that need them.
+            lm: The model, or one that is asked in words.
+            text: Held-out files or facts, for the tasks that need them.
             counts: Files of training text, to count words in.
             n: How many sentences at most.
             seed: Of the choice of sentences and blanks.
@@ -41,5 +39,6 @@ class Task:
 
 TASKS = {
     "blanks": Task("unmask.evaluation.blanks", needs_text=True),
+    "facts": Task("unmask.evaluation.facts", needs_text=True),
     "prompts": Task("unmask.evaluation.prompts", needs_text=False),
 }

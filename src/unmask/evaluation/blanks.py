@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.evaluation import cloze
+from unmask.evaluation import choices, cloze
+from unmask.evaluation.asking import Asked
 from unmask.evaluation.cloze import Cloze
+from unmask.evaluation.filling import batched, filled, hits
 from unmask.evaluation.neighbours import EDGE, Neighbours, common_words
-from unmask.evaluation.report import Report, proportion, ratio
+from unmask.evaluation.report import Report, ratio
 
 if TYPE_CHECKING:
     from unmask.evaluation import Tell
+    from unmask.evaluation.asking import Filler
     from unmask.language_model import LanguageModel
 
-BATCH = 32  # texts a call
 TOP = 5
+CHOICES = 2000  # the commonest words, from which nine others are drawn for a choice of ten
 COMMON = 150  # words that are reported apart, since they are easy
 
 
-def evaluate(lm: LanguageModel, text: Sequence[Path], counts: Sequence[Path], n: int, seed: int, tell: Tell) -> Report:
+def evaluate(lm: Filler, text: Sequence[Path], counts: Sequence[Path], n: int, seed: int, tell: Tell) -> Report:
     """Fill one blank in each of `n` held-out sentences.
 
     Raises:
@@ -39,17 +42,22 @@ def evaluate(lm: LanguageModel, text: Sequence[Path], counts: Sequence[Path], n:
         rows += _one_word_rows("commonest words", words, [floor] * len(words), common)
         rows += _one_word_rows("count table", words, [_looked_up(table, item) for item in words], common)
     for name, told in (("model, free", False), ("model, told ___{1}", True)):
-        rows += _one_word_rows(name, words, _filled(lm, words, told, seed, tell), common)
+        rows += _one_word_rows(name, words, filled(lm, words, told, TOP, seed, tell), common)
     for name, told in (("model, free", False), ("model, told ___{k}", True)):
         if phrases:
-            rows.append(_row("2-4 words", name, phrases, _filled(lm, phrases, told, seed, tell)))
-    rows += bound(lm, chosen, seed, tell)
+            rows.append(hits("2-4 words", name, phrases, filled(lm, phrases, told, TOP, seed, tell), TOP))
+    if not isinstance(lm, Asked):
+        others = table.commonest(CHOICES)
+        offered = [choices.candidates(item, others, seed) for item in words]
+        rows.append(choices.choice(lm, "1 word", words, offered, seed, tell))
+        rows += bound(lm, chosen, seed, tell)
     where = "the --counts text" if counts else "the evaluated text itself (no --counts: no count table)"
     return Report(
         rows,
         [
             "hit: the fill is exactly the words that stood there, capitals too; ± one standard error",
             f"rare: outside the {COMMON} commonest words, counted on {where}",
+            f"of {choices.CANDIDATES}: among nine of the {CHOICES} commonest words; ECE in ten bins",
             "bound: of whole sentences, by one pair of random orders each where many orders lead to a text",
         ],
     )
@@ -75,7 +83,7 @@ def bound(lm: LanguageModel, chosen: Sequence[str], seed: int, tell: Tell) -> li
     """Nats a word of whole sentences; an exact value is a bound too, an estimate is kept apart."""
     # A bound by a pair of orders for every length: the exact sum of a short text takes a thousand times as long.
     how: dict[str, Any] = {"method": "bound", "orders": 2} if lm.model.objective.paths == "many" else {}
-    scores = _batched(lambda some: lm.score(some, seed=seed, **how), chosen, tell, "scoring")
+    scores = batched(lambda some: lm.score(some, seed=seed, **how), chosen, tell, "scoring")
     rows = []
     for name, kinds in (("bound", {"exact", "bound"}), ("estimate", {"estimate"})):
         some = [score for score in scores if score.kind in kinds]
@@ -86,26 +94,6 @@ def bound(lm: LanguageModel, chosen: Sequence[str], seed: int, tell: Tell) -> li
     return rows
 
 
-def _filled(lm: LanguageModel, items: Sequence[Cloze], told: bool, seed: int, tell: Tell) -> list[list[str]]:
-    """The model's best fills for each blank."""
-    holes = [item.told if told else item.free for item in items]
-    answers = _batched(lambda some: lm.fill(some, n=TOP, seed=seed), holes, tell, "filling")
-    return [[fill.holes[0].text.strip() for fill in fills] for fills in answers]
-
-
-def _batched(work: Callable[[list[str]], Any], inputs: Sequence[str], tell: Tell, what: str) -> list[Any]:
-    """Batches of texts of about one length, answers in the order of the inputs."""
-    order = sorted(range(len(inputs)), key=lambda place: len(inputs[place]))
-    answers: list[Any] = [None] * len(inputs)
-    for start in range(0, len(order), BATCH):
-        tell(start, len(order), what)
-        places = order[start : start + BATCH]
-        for place, answer in zip(places, work([inputs[place] for place in places]), strict=True):
-            answers[place] = answer
-    tell(len(order), len(order), what)
-    return answers
-
-
 def _looked_up(table: Neighbours, item: Cloze) -> list[str]:
     return table.best(*neighbours(item), TOP)
 
@@ -114,14 +102,7 @@ def _one_word_rows(
     name: str, items: Sequence[Cloze], answers: Sequence[Sequence[str]], common: frozenset[str]
 ) -> list[dict[str, Any]]:
     rare = [place for place, item in enumerate(items) if item.gold.lower() not in common]
-    rows = [_row("1 word", name, items, answers)]
+    rows = [hits("1 word", name, items, answers, TOP)]
     if rare:
-        rows.append(_row("1 word, rare", name, [items[i] for i in rare], [answers[i] for i in rare]))
+        rows.append(hits("1 word, rare", name, [items[i] for i in rare], [answers[i] for i in rare], TOP))
     return rows
-
-
-def _row(blanks: str, by: str, items: Sequence[Cloze], answers: Sequence[Sequence[str]]) -> dict[str, Any]:
-    first, first_error = proportion([item.gold in got[:1] for item, got in zip(items, answers, strict=True)])
-    five, five_error = proportion([item.gold in got[:TOP] for item, got in zip(items, answers, strict=True)])
-    row: dict[str, Any] = {"blanks": blanks, "by": by, "n": len(items)}
-    return row | {"top-1": first, "± 1": first_error, "top-5": five, "± 5": five_error}

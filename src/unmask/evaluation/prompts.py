@@ -10,7 +10,7 @@ from unmask.evaluation.report import Report
 
 if TYPE_CHECKING:
     from unmask.evaluation import Tell
-    from unmask.language_model import LanguageModel
+    from unmask.evaluation.asking import Filler
 
 PROMPTS = Path(__file__).with_name("prompts.txt")
 SHOWN = 5  # fills a prompt
@@ -21,7 +21,7 @@ def prompts() -> list[str]:
     return PROMPTS.read_text(encoding="utf-8").splitlines()
 
 
-def evaluate(lm: LanguageModel, text: Sequence[Path], counts: Sequence[Path], n: int, seed: int, tell: Tell) -> Report:
+def evaluate(lm: Filler, text: Sequence[Path], counts: Sequence[Path], n: int, seed: int, tell: Tell) -> Report:
     """The five best fills of every prompt; whether they are sensible is for a person to say."""
     sentences = prompts()
     tell(0, len(sentences), "filling")

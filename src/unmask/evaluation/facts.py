@@ -1,0 +1,73 @@
+"""What a model knows: the objects of facts, whole, as blanks in sentences (ParaRel; Elazar et al. 2021)."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unmask.evaluation import choices
+from unmask.evaluation.asking import Asked
+from unmask.evaluation.cloze import Cloze
+from unmask.evaluation.filling import filled, hits
+from unmask.evaluation.report import Report
+
+if TYPE_CHECKING:
+    from unmask.evaluation import Tell
+    from unmask.evaluation.asking import Filler
+
+TOP = 10
+
+
+def evaluate(lm: Filler, text: Sequence[Path], counts: Sequence[Path], n: int, seed: int, tell: Tell) -> Report:
+    """Ask for the objects of `n` facts.
+
+    Raises:
+        ValueError: when a file holds no facts.
+    """
+    found = [fact for path in text for fact in facts(path, seed)]
+    random.Random(seed).shuffle(found)
+    found = found[:n]
+    items = [item for item, _ in found]
+    rows = []
+    for name, told in (("model, free", False), ("model, told ___{k}", True)):
+        rows.append(hits("object", name, items, filled(lm, items, told, TOP, seed, tell), TOP))
+    if not isinstance(lm, Asked):
+        offered = [choices.candidates(item, others, seed) for item, others in found]
+        rows.append(choices.choice(lm, "object", items, offered, seed, tell))
+    notes = ["hit: the fill is exactly the object's name; ± one standard error"]
+    return Report(rows, [*notes, "of 10: among nine other objects of the same relation; ECE over ten bins"])
+
+
+def facts(path: Path, seed: int) -> list[tuple[Cloze, list[str]]]:
+    """Each fact as a sentence with a blank for its object, and all objects of its relation.
+
+    The file maps relations to `{"facts": [{"sub_label", "obj_label"}], "patterns": [{"pattern": "[X] is in [Y] ."}]}`;
+    one of the relation's patterns is drawn for each fact, and relations without any are left out.
+
+    Raises:
+        ValueError: when it does not.
+    """
+    try:
+        relations: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        found = []
+        for relation in relations.values():
+            patterns = [entry["pattern"] for entry in relation.get("patterns", ()) if "[Y]" in entry["pattern"]]
+            objects = sorted({fact["obj_label"] for fact in relation["facts"]})
+            for fact in relation["facts"]:
+                if patterns:
+                    found.append((_sentence(patterns, fact["sub_label"], fact["obj_label"], seed), objects))
+    except (ValueError, KeyError, TypeError, AttributeError) as fault:
+        raise ValueError(f"{path} holds no facts · {fault!r} · give a file in ParaRel's form") from None
+    if not found:
+        raise ValueError(f"{path} holds no facts · none of its relations has a pattern · give a file in ParaRel's form")
+    return found
+
+
+def _sentence(patterns: Sequence[str], subject: str, thing: str, seed: int) -> Cloze:
+    pattern = random.Random(f"{seed} {subject} {thing}").choice(patterns)
+    before, _, after = re.sub(r" ([.,])", r"\1", pattern).partition("[Y]")
+    return Cloze(before.replace("[X]", subject), after.replace("[X]", subject), thing)

@@ -1,0 +1,44 @@
+"""A model's fills for many blanks, and how often they are what stood there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from unmask.evaluation.cloze import Cloze
+from unmask.evaluation.report import proportion
+
+if TYPE_CHECKING:
+    from unmask.evaluation import Tell
+    from unmask.evaluation.asking import Filler
+
+BATCH = 32  # texts a call
+
+
+def filled(lm: Filler, items: Sequence[Cloze], told: bool, n: int, seed: int, tell: Tell) -> list[list[str]]:
+    """The model's `n` best fills for each blank; `told` says how many words are missing."""
+    holes = [item.told if told else item.free for item in items]
+    answers = batched(lambda some: lm.fill(some, n=n, seed=seed), holes, tell, "filling")
+    return [[fill.holes[0].text.strip() for fill in fills] for fills in answers]
+
+
+def batched(work: Callable[[list[Any]], Any], inputs: Sequence[Any], tell: Tell, what: str) -> list[Any]:
+    """Batches of texts of about one length, answers in the order of the inputs."""
+    order = sorted(range(len(inputs)), key=lambda place: len(str(inputs[place])))
+    answers: list[Any] = [None] * len(inputs)
+    for start in range(0, len(order), BATCH):
+        tell(start, len(order), what)
+        places = order[start : start + BATCH]
+        for place, answer in zip(places, work([inputs[place] for place in places]), strict=True):
+            answers[place] = answer
+    tell(len(order), len(order), what)
+    return answers
+
+
+def hits(blanks: str, by: str, items: Sequence[Cloze], answers: Sequence[Sequence[str]], n: int) -> dict[str, Any]:
+    """A row: how often the first answer, and one of the first `n`, is exactly what stood there."""
+    row: dict[str, Any] = {"blanks": blanks, "by": by, "n": len(items)}
+    for name, most in (("1", 1), (str(n), n)):
+        share, error = proportion([item.gold in got[:most] for item, got in zip(items, answers, strict=True)])
+        row |= {f"top-{name}": share, f"± {name}": error}
+    return row

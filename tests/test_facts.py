@@ -1,0 +1,100 @@
+"""The facts task, choices among candidates, and models that are asked in words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from test_left_to_right import plain
+from toys import toy
+from unmask.evaluation import TASKS, choices, facts
+from unmask.evaluation.asking import Asked
+from unmask.evaluation.cloze import Cloze
+
+RELATIONS = {
+    "P1": {
+        "facts": [{"sub_label": "the cat", "obj_label": "mat"}, {"sub_label": "the dog", "obj_label": "old man"}],
+        "patterns": [{"pattern": "[X] sat on the [Y] ."}, {"pattern": "no object"}],
+    },
+    "P2": {"facts": [{"sub_label": "a", "obj_label": "b"}]},
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "facts.json"
+    path.write_text(json.dumps(RELATIONS))
+    return path
+
+
+def test_facts_become_sentences_with_a_blank(file: Path) -> None:
+    found = facts.facts(file, seed=0)
+    assert [item.free for item, _ in found] == ["the cat sat on the ___.", "the dog sat on the ___."]
+    assert [item.told for item, _ in found] == ["the cat sat on the ___{1}.", "the dog sat on the ___{2}."]
+    assert found[0][1] == ["mat", "old man"]
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"P1": {"facts": []}}', '{"P1": 3}'])
+def test_a_file_without_facts_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "none.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="holds no facts"):
+        facts.facts(path, 0)
+
+
+def test_the_whole_task(file: Path) -> None:
+    report = TASKS["facts"].run(toy("left_to_right"), [file], [], 9, 0, lambda *_: None)
+    assert [row["by"] for row in report.rows] == ["model, free", "model, told ___{k}", "model, of 10"]
+    assert all(row["n"] == 2 for row in report.rows)
+    choice = report.rows[2]
+    lm = toy("left_to_right")
+    first = [lm.fill(f"{who} sat on the ___{{mat|old man}}.")[0].holes[0] for who in ("the cat", "the dog")]
+    assert choice["top-1"] == sum(hole.text == gold for hole, gold in zip(first, ("mat", "old man"), strict=True)) / 2
+    assert 0 <= choice["ECE"] <= 1
+
+
+def test_the_right_hit_is_counted(file: Path) -> None:
+    answers = {"the cat": ["no", "mat"], "the dog": ["old man"]}
+
+    def fill(texts: list[Any], n: int, seed: int) -> list[list[Any]]:
+        known = [next((a for who, a in answers.items() if who in str(text)), []) for text in texts]
+        return [[SimpleNamespace(holes=(SimpleNamespace(text=a, prob=0.5),)) for a in some] for some in known]
+
+    model: Any = SimpleNamespace(fill=fill)
+    rows = TASKS["facts"].run(model, [file], [], 9, 0, lambda *_: None).rows
+    assert (rows[0]["top-1"], rows[0]["top-10"]) == (0.5, 1.0)
+
+
+def test_candidates_are_alike_and_fixed_by_the_seed() -> None:
+    item = Cloze("a ", " c", "two words")
+    others = [f"{i}" for i in range(20)] + [f"{i} {i}" for i in range(5)]
+    some = choices.candidates(item, others, 0)
+    assert len(some) == len(set(some)) == 10
+    assert item.gold in some
+    assert sum(" " in one for one in some) == 6  # its own, and all others of two words
+    assert some == choices.candidates(item, others, 0) != choices.candidates(item, others, 1)
+
+
+def test_calibration_error() -> None:
+    assert choices.calibration_error([0.25, 0.25, 0.25, 0.25], [True, False, False, False]) == 0
+    assert choices.calibration_error([1.0, 1.0], [True, False]) == 0.5
+    assert choices.calibration_error([0.05, 0.95], [True, False]) == pytest.approx(0.95)
+
+
+def test_a_plain_model_is_asked_in_words() -> None:
+    lm = plain()
+    asked = Asked(lm, "the cat saw {text} and")
+    free, told = asked.fill(["the ___ sat", "the ___{2} sat"], n=2)
+    assert all(fill.text.startswith("the cat saw the ___ sat and ") for fill in [*free, *told])
+    assert all(len(fill.holes[0].text.split()) == 2 for fill in told)
+
+
+def test_the_blanks_task_asks_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("the cat sat on the mat\nthe dog ran to the cat\n")
+    rows = TASKS["blanks"].run(Asked(plain(), "{text} and"), [path], [], 9, 0, lambda *_: None).rows
+    assert {row["blanks"] for row in rows} == {"1 word", "2-4 words"}
