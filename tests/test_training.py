@@ -15,12 +15,14 @@ import torch
 
 from families import clean_canvas, noise_for, tiny_model
 from unmask.canvas import Canvas
+from unmask.cli.info import DEFAULT, licence_of
 from unmask.folder import load, read_config, read_model, read_tensors, stored, weights, write_model
 from unmask.masking.mixture import Mixture
 from unmask.objectives import OBJECTIVES
 from unmask.tokenizer import Tokenizer
 from unmask.training import checkpoint, memory, setup
 from unmask.training.budget import Budget, Clock, extended, rate
+from unmask.training.card import card
 from unmask.training.config import Recipe, ScheduleChoice, checked, difference, resolve
 from unmask.training.config import load as load_yaml
 from unmask.training.loop import Lesson, Trainer
@@ -313,13 +315,31 @@ def test_what_a_token_begins():
 
 def test_what_may_change(text):
     old = resolve(text, ["steps=5", "seed=3"])
-    new, barred = difference(old, resolve(text, ["steps=9", "checkpoint_every=2", "seed=3", "keep=4"]))
-    assert not barred and (new.steps, new.checkpoint_every, new.keep) == (9, 2, 4)
+    new, barred = difference(old, resolve(text, ["steps=9", "checkpoint_every=2", "seed=3", "keep=4", "licence=mit"]))
+    assert not barred and (new.steps, new.checkpoint_every, new.keep, new.licence) == (9, 2, 4, "mit")
     assert difference(old, resolve(text, []))[0].seed == 3  # what is not said stays
     assert difference(old, resolve(text, ["seed=4", "clip=2"]))[1] == [
         "clip was 1.0, now 2.0",
         "seed was 3, now 4",
     ] or (difference(old, resolve(text, ["seed=4", "clip=2"]))[1] == ["seed was 3, now 4", "clip was 1.0, now 2.0"])
+
+
+def test_a_card_states_the_licence_that_the_recipe_gives(run, tmp_path):
+    model, state = tiny_model("blank_lm"), checkpoint.State()
+
+    def stated(licence: str | None) -> str:
+        recipe = checked({"data": "x", "licence": licence, "objective": "blank_lm"})
+        (tmp_path / "README.md").write_text(card(recipe, model, state, {}), encoding="utf-8")
+        return licence_of(tmp_path)
+
+    assert stated("cc-by-sa-4.0") == "cc-by-sa-4.0"
+    assert stated(None) == licence_of(run / "model") == "not stated"
+    with pytest.raises(ValueError, match="licence cannot be 'mine, all of it'"):
+        stated("mine, all of it")
+
+
+def test_the_default_recipe_has_the_licence_of_the_model_it_made():
+    assert resolve("default", ["data.folder=x"]).licence == licence_of(DEFAULT)
 
 
 # Optimisers.

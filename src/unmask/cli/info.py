@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,10 +104,11 @@ def holes_of(family: str) -> list[str]:
 
 
 def licence_of(folder: Path) -> str:
-    """The licence that the model's card names."""
+    """The licence that the model's card names in the lines at its head."""
     card = folder / "README.md"
-    if card.is_file():
-        for line in card.read_text(encoding="utf-8").splitlines():
+    lines = iter(card.read_text(encoding="utf-8").splitlines() if card.is_file() else [])
+    if next(lines, "") == "---":
+        for line in takewhile(lambda line: line != "---", lines):
             if line.lower().startswith(("license:", "licence:")):
                 return line.partition(":")[2].strip()
     return "not stated"

@@ -16,9 +16,15 @@ def card(recipe: Recipe, model: Model, state: State, last: Mapping[str, Any]) ->
     sources = "\n".join(f"- {source.title}: `{source.path}`" for source in recipe.data.sources)
     held = last.get("held_out")
     figure = f"{held['loss']:.4f} over {held['tokens']:,} tokens" if held else "nothing was held out"
+    stated = f"license: {recipe.licence}\n" if recipe.licence else ""
+    under = (
+        f"This model is licensed {recipe.licence}; its data are under their own licences."
+        if recipe.licence
+        else "The licence of this model follows from that of its data, which the trainer knows."
+    )
     return f"""---
 library_name: unmask
-tags: [unmask, {recipe.objective.name}, infilling]
+{stated}tags: [unmask, {recipe.objective.name}, infilling]
 ---
 
 # A model that fills in text
@@ -41,8 +47,7 @@ Written in the gaps of a text: `unmask fill "The ___ sat." --model FOLDER`.
 
 {sources}
 
-The licence of this model follows from that of its data, which the trainer knows. It writes what such data make
-likely: it may be wrong, and it repeats what stands there.
+{under} It writes what such data make likely: it may be wrong, and it repeats what stands there.
 
 ## Recipe
 

@@ -17,7 +17,8 @@ from unmask.decoding.choices import MOST_SEED
 
 BUDGET = ("steps", "tokens", "epochs", "minutes")
 # What a resumed run may change: nothing that a step's numbers depend on, save the budget (see `budget`).
-FREE = {*BUDGET, "checkpoint_every", "keep", "evaluate_every", "evaluate_tokens", "trackers", "threads", "prompts"}
+FREE = {*BUDGET, "checkpoint_every", "keep", "evaluate_every", "evaluate_tokens"}
+FREE |= {"trackers", "threads", "prompts", "licence"}
 
 
 class _Strict(BaseModel):
@@ -90,6 +91,7 @@ class Recipe(_Strict):
     prompts: tuple[str, ...] | None = None  # texts with holes to fill as it goes; none: from the held-out text
     trackers: tuple[str, ...] = ()  # as `accelerate` names them: tensorboard, wandb, ...
     threads: int | None = Field(default=None, ge=1)
+    licence: str | None = Field(default=None, pattern=r"^[A-Za-z0-9.+-]+$")  # of the model, for its card: apache-2.0
     tokenizer: TokenizerChoice = TokenizerChoice()
     backbone: dict[str, Any] = {}  # the shape; what is not said is chosen by data and budget
     masking: tuple[dict[str, Any], ...] | None = None  # laws with their shares
