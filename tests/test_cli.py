@@ -417,11 +417,6 @@ def test_train_says_where_the_model_is(
     assert str(tmp_path / "model") in out
 
 
-def test_recipes_are_found_by_name(trainings: list[tuple[Any, ...]], tmp_path: Path) -> None:
-    assert main(["train", "default", "--out", str(tmp_path / "run")]) == 0
-    assert trainings[0][0].endswith("recipes/default.yaml")
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A model folder with nothing in it but what `info` reads."""

@@ -293,6 +293,7 @@ def test_a_wrong_recipe_is_named(tmp_path):
         (tmp_path / "mine.yml", r"did you mean .*mine.yaml"),
         (tmp_path / "mine.yaml", "no data"),
         (tmp_path / "nothing.txt", "no file or folder"),
+        ("defualt", "'defualt' is no file, folder or recipe · recipes here: .*default"),
     ):
         with pytest.raises(ValueError, match=said):
             train(recipe, ["steps=1"], tmp_path / "run", progress=False)

@@ -13,7 +13,6 @@ from unmask.cli.faults import used_wrongly
 EXAMPLE = """printf 'The cat sat on the mat.\\nThe dog sat on the log.\\n%.0s' $(seq 200) > animals.txt
 unmask train animals.txt --out runs/animals steps=20
 unmask fill "The ___ sat on the mat." --model runs/animals/model"""
-RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def train(
@@ -42,10 +41,9 @@ def train(
         raise used_wrongly("--resume without --out · which run goes on is not said · add --out RUN")
     if recipe is None and not resume:
         raise used_wrongly("no recipe and no text · there is nothing to learn from · give a recipe, file or folder")
-    path = located(recipe) if recipe is not None else None
     from unmask.training.run import train as run
 
-    report(run(path, changes, out, resume))
+    report(run(recipe, changes, out, resume))
 
 
 def report(folder: Path) -> None:
@@ -60,18 +58,3 @@ def report(folder: Path) -> None:
     for line in lines[last:]:
         print(line)
     print(f'next: unmask fill "The ___ sat on the ___." --model {folder / "model"}')
-
-
-def located(recipe: str) -> str:
-    """The path of a recipe: as given, or by its name among those of the package.
-
-    Raises:
-        ValueError: when it is neither a path nor such a name.
-    """
-    if Path(recipe).exists() or "/" in recipe:
-        return recipe
-    inside = RECIPES / f"{recipe.removesuffix('.yaml')}.yaml"
-    if inside.is_file():
-        return str(inside)
-    names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml"))) or "none yet"
-    raise ValueError(f"{recipe!r} is no file, folder or recipe · recipes here: {names} · give a path, or one of these")

@@ -221,10 +221,18 @@ def _read(recipe: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
             hint = f"did you mean {path.with_name(near[0])}?" if near else "nothing of a like name is there"
             raise ValueError(f"no recipe {path} · {hint} · check the path")
         return load(path), str(path)
-    own = files("unmask") / "recipes" / f"{recipe}.yaml"
-    if not path.exists() and re.fullmatch(r"[\w-]+", str(recipe)) and own.is_file():
-        return load(Path(str(own))), str(recipe)
+    if not path.exists() and re.fullmatch(r"[\w-]+", str(recipe)):
+        return load(_own(str(recipe))), str(recipe)
     return {"data": str(path.absolute() if path.exists() else recipe)}, "recipe"
+
+
+def _own(name: str) -> Path:
+    """A recipe of the package, by its name."""
+    own = {path.stem: path for path in Path(str(files("unmask"))).glob("recipes/*.yaml")}
+    if name not in own:
+        here = ", ".join(sorted(own))
+        raise ValueError(f"{name!r} is no file, folder or recipe · recipes here: {here} · give a path, or one of these")
+    return own[name]
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
