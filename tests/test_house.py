@@ -32,6 +32,7 @@ FLOORS = {
     "fetch": 3,
     "pull": 3,
     "folder": 3,
+    "adapter": 3,
     "public": 3,
     "tensors": 3,
     "language_model": 3,

@@ -9,6 +9,7 @@ from typing import Any, overload
 
 import torch
 
+from unmask.adapter import read
 from unmask.bases import located
 from unmask.canvas import Canvas, Role
 from unmask.decoding.answers import fills_of, history, some, write
@@ -17,7 +18,7 @@ from unmask.decoding.opening import Opened, open_all
 from unmask.decoding.policies import POLICIES
 from unmask.decoding.score import ORDERS, score
 from unmask.decoding.search import Search
-from unmask.folder import CARD, read_model, write_model
+from unmask.folder import CARD, write_model
 from unmask.holes import Blank, Sign
 from unmask.model import Model, fastest, quantise
 from unmask.results import Fill as Fill
@@ -78,7 +79,7 @@ class LanguageModel:
             raise ValueError(
                 f"no dtype {dtype!r} · weights are read as one that is known · choose of {', '.join(kinds)}"
             )
-        model, tokenizer = read_model(folder, kinds[dtype])
+        model, tokenizer = read(folder, kinds[dtype])
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         on_cpu = torch.device(where).type == "cpu"
         if dtype == "int8" and not on_cpu:
@@ -96,7 +97,7 @@ class LanguageModel:
         """Write it into a folder, from which `load` reads it."""
         card = self.card or f"# A {self.model.objective.name} model\n\nMade with unmask.\n"
         # What was rounded to bytes for speed is stored as it was read.
-        model = read_model(self.source, None)[0] if self.model.bytewise and self.source else self.model
+        model = read(self.source, None)[0] if self.model.bytewise and self.source else self.model
         return write_model(folder, model, self.tokenizer, card)
 
     def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:

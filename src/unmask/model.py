@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,6 +77,11 @@ class Model(nn.Module):
 
     def _objective(self, config: ModelConfig) -> Objective:
         """The family that the config names, reading through this backbone."""
+        known = inspect.signature(OBJECTIVES[config.objective]).parameters
+        if unknown := sorted((config.options or {}).keys() - known.keys()):
+            raise ValueError(
+                f"{config.objective} has no option {unknown[0]!r} · this version does not know it · update unmask"
+            )
         special = torch.zeros(config.backbone.vocab_size, dtype=torch.bool)
         special[list(config.special)] = True
         vocabulary = Vocabulary(config.backbone.vocab_size, config.signs, special)

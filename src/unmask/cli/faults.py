@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 EXTRA_OF = {
     "accelerate": "train",
     "datasets": "train",
+    "peft": "train",
     "numpy": "train",
     "yaml": "train",
     "tensorboard": "train",

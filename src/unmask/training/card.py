@@ -16,6 +16,15 @@ def card(recipe: Recipe, model: Model, state: State, last: Mapping[str, Any]) ->
     sources = "\n".join(f"- {source.title}: `{source.path}`" for source in recipe.data.sources)
     held = last.get("held_out")
     figure = f"{held['loss']:.4f} over {held['tokens']:,} tokens" if held else "nothing was held out"
+    adapter, made_of, learned = recipe.adapter, "", ""
+    if adapter is not None:
+        trained = [p for p in model.parameters() if p.requires_grad]
+        made_of = f"base_model: {recipe.model}\n"
+        learned = (
+            f"| adapter of | `{recipe.model}`, which is needed beside it |\n"
+            f"| trained | {sum(p.numel() for p in trained):,} numbers: rank {adapter.rank} beside "
+            f"{', '.join(adapter.targets)}, and the signs |\n"
+        )
     stated = f"license: {recipe.licence}\n" if recipe.licence else ""
     under = (
         f"This model is licensed {recipe.licence}; its data are under their own licences."
@@ -24,7 +33,7 @@ def card(recipe: Recipe, model: Model, state: State, last: Mapping[str, Any]) ->
     )
     return f"""---
 library_name: unmask
-{stated}tags: [unmask, {recipe.objective.name}, infilling]
+{stated}{made_of}tags: [unmask, {recipe.objective.name}, infilling]
 ---
 
 # A model that fills in text
@@ -33,7 +42,7 @@ Written in the gaps of a text: `unmask fill "The ___ sat." --model FOLDER`.
 
 | | |
 |---|---|
-| objective | `{recipe.objective.name}` |
+{learned}| objective | `{recipe.objective.name}` |
 | parameters | {model.n_parameters():,} |
 | shape | {shape.n_layers} layers, width {shape.width}, {shape.n_heads} heads |
 | vocabulary | {shape.vocab_size:,} |

@@ -15,8 +15,10 @@ from typing import Any
 
 from torch import Tensor
 
-from unmask.folder import Saves, load, read_tensors, write_model, write_tensors
+from unmask.adapter import AdapterConfig
+from unmask.folder import Saves, read_tensors, write_tensors
 from unmask.model import Model
+from unmask.training.lora import load_trained, write_trained
 
 FORMAT = 1
 STATE, OPTIMISER, AVERAGE = "state.json", "optimiser.safetensors", "average.safetensors"
@@ -39,6 +41,7 @@ class RunFolder:
     def __init__(self, path: str | Path, keep: int = 2) -> None:
         """Name the folder; nothing is written yet."""
         self.path, self.keep = Path(path), keep
+        self.adapter: AdapterConfig | None = None  # where one is trained, it alone is kept
 
     @property
     def config(self) -> Path:
@@ -126,7 +129,8 @@ class RunFolder:
             try:
                 shutil.rmtree(beside, ignore_errors=True)
                 beside.mkdir(parents=True)
-                write_model(beside, model, tokenizer, f"Step {state.step} of a run that was not finished then.\n")
+                card = f"Step {state.step} of a run that was not finished then.\n"
+                write_trained(beside, model, tokenizer, card, self.adapter)
                 write_tensors(beside, optimiser, WHOLE, OPTIMISER)
                 if average is not None:
                     write_tensors(beside, average, WHOLE, AVERAGE)
@@ -158,9 +162,9 @@ class RunFolder:
                         f"{path} was written by another version of unmask · this one reads format {FORMAT}"
                         " · use that version"
                     )
-                tensors, optimiser = read_tensors(path), read_tensors(path, OPTIMISER)
+                optimiser = read_tensors(path, OPTIMISER)
                 average = read_tensors(path, AVERAGE) if (path / AVERAGE).exists() else None
-                load(model, tensors, path)
+                load_trained(path, model, self.adapter)
             except (ValueError, KeyError, OSError) as broken:
                 fault = fault or broken
                 continue

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from unmask.data.sources import DataConfig, Source
 from unmask.decoding.choices import MOST_SEED
@@ -65,10 +65,19 @@ class OptimiserChoice(_Strict):
     weight_decay: float = Field(default=0.01, ge=0)
 
 
+class AdapterChoice(_Strict):
+    """Train a small change of a model in the place of all its weights: `alpha / rank * b @ a` beside each matrix."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32, gt=0)
+    targets: tuple[Literal["qkv", "out", "up", "down"], ...] = Field(default=("qkv", "out", "up", "down"), min_length=1)
+
+
 class Recipe(_Strict):
     """A recipe as it may be written; all keys but `data` have a default."""
 
-    model: str | None = None  # a folder to start from; none: fresh weights
+    model: str | None = None  # a folder, or the name of a base, to start from; none: fresh weights
+    adapter: AdapterChoice | None = None  # what is trained of `model`; none: all of it
     objective: ObjectiveChoice = ObjectiveChoice()
     data: DataConfig
     steps: int | None = Field(default=None, ge=1)
@@ -121,6 +130,19 @@ class Recipe(_Strict):
     @classmethod
     def _one(cls, given: Any) -> Any:
         return (given,) if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _adapted(self) -> Recipe:
+        if self.adapter is None:
+            return self
+        if self.model is None:
+            raise ValueError("an adapter of nothing · it changes a model that is there · name one: model=FOLDER")
+        if "kind" in self.optimiser.model_fields_set and self.optimiser.kind != "adamw":
+            raise ValueError(
+                f"{self.optimiser.kind} for an adapter · it takes whole matrices, which stay as they are here · "
+                "take optimiser=adamw, or leave it out"
+            )
+        return self
 
     def to_yaml(self) -> str:
         """The whole recipe, every key."""
@@ -182,6 +204,8 @@ def difference(old: Recipe, new: Recipe) -> tuple[Recipe, list[str]]:
     tree = old.model_dump(mode="json")
     barred = []
     for key, value in stated.items():
+        if value == {} and any(name.startswith(f"{key}.") for name in had):
+            continue  # a section of which nothing is said
         if had.get(key) == value or re.fullmatch(r"data\.(folder|cache)|data\.sources\.\d+\.path", key):
             continue  # that the data are the same is known by what they hold
         if key.split(".")[0] in FREE:

@@ -94,7 +94,7 @@ class Trainer:
         self.average = Average(self.model, recipe.ema) if recipe.ema is not None else None
         self.lesson = Lesson(self.model, masking, recipe.precision == "bfloat16")
         self.distributed = accelerator.prepare(self.lesson)
-        self.parameters = list(self.model.parameters())
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.state = State()
         self.parts: list[str] = []  # names of the loss's terms, known from the first step on
 

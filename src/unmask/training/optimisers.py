@@ -13,11 +13,13 @@ from unmask.training.muon import Muon
 
 
 def make_optimisers(model: Model, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the backbone's layers and AdamW for the rest, or AdamW for all."""
+    """Muon for the matrices of the backbone's layers and AdamW for the rest, or AdamW for all; of what is trained."""
     choice = recipe.optimiser
-    matrices = [p for p in model.backbone.layers.parameters() if p.dim() == 2] if choice.kind == "muon" else []
+    learned = [p for p in model.parameters() if p.requires_grad]
+    layers = {id(p) for p in model.backbone.layers.parameters()} if choice.kind == "muon" else set()
+    matrices = [p for p in learned if p.dim() == 2 and id(p) in layers]
     taken = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in taken]
+    rest = [p for p in learned if id(p) not in taken]
     adam = torch.optim.AdamW(
         rest, lr=recipe.learning_rate, betas=choice.betas, weight_decay=choice.weight_decay, fused=True
     )
@@ -60,7 +62,7 @@ class Average:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         """Begin at the weights as they are."""
-        self.weights = dict(model.named_parameters())
+        self.weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.decay = decay
         self.mean = {name: p.detach().clone() for name, p in self.weights.items()}
 

@@ -90,6 +90,7 @@ def _run(asked: Recipe, folder: RunFolder, accelerator: Accelerator, going_on: b
     give_back()
     folder.keep = recipe.keep
     model = setup.make_model(recipe, tokenizer)
+    folder.adapter = setup.adapt(model, recipe)
     masking = setup.make_masking(recipe, tokenizer, accelerator.device)
     samples = _samples(tokenizer, setup.prompts(recipe)) if main else None
     trainer = Trainer(recipe, model, masking, batches, tokenizer, folder, accelerator, samples)
@@ -199,12 +200,12 @@ def _samples(tokenizer: Tokenizer, texts: Sequence[str]) -> Callable[[Model], st
 
 def _finish(recipe: Recipe, folder: RunFolder, trainer: Any, tokenizer: Tokenizer) -> None:
     """Write the finished model with its card."""
-    from unmask.folder import write_model
     from unmask.training.card import card
+    from unmask.training.lora import write_trained
 
-    last = folder.last_entry()
+    text = card(recipe, trainer.model, trainer.state, folder.last_entry())
     with trainer.averaged():
-        write_model(folder.model, trainer.model, tokenizer, card(recipe, trainer.model, trainer.state, last))
+        write_trained(folder.model, trainer.model, tokenizer, text, folder.adapter)
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:

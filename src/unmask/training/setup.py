@@ -7,7 +7,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,26 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from unmask.adapter import (
+    AdapterConfig,
+    base_of,
+    config_of,
+    is_adapter,
+    origin,
+    read,
+    read_adapter,
+    read_adapter_config,
+)
 from unmask.backbone import BackboneConfig
+from unmask.bases import located
 from unmask.data.sources import DataConfig
-from unmask.folder import read_config, read_model
+from unmask.folder import read_tokenizer
 from unmask.masking.mixture import Mixture
 from unmask.model import Model, ModelConfig
 from unmask.objectives import OBJECTIVES
 from unmask.tokenizer import Tokenizer
 from unmask.training.config import BUDGET, Recipe, checked, nearest
+from unmask.training.lora import inject, put, require_peft
 
 MINUTES = 4.0  # the budget of a recipe that names none
 UNKNOWN_SIZE = 64_000_000  # bytes; a data set of the Hub is taken to be so large
@@ -48,15 +60,20 @@ def filled(recipe: Recipe) -> Recipe:
     """The recipe with all that it left open chosen.
 
     Raises:
-        ValueError: when there is no such objective or setting of it, or the data are not there.
+        ValueError: when there is no such objective or setting of it, or the data or what trains it are not there.
     """
+    if recipe.adapter is not None:
+        require_peft()
     tree = recipe.model_dump(mode="json")
     if recipe.model is not None:
-        config = read_config(recipe.model)
+        start = placed(recipe.model)
+        config = config_of(start)
         _agree(recipe, config)
-        tree["objective"] = {"name": config.objective, **(config.options or {})}
+        options = recipe.objective.options or config.options or {}
+        check_objective(config.objective, options)
+        tree["objective"] = {"name": config.objective, **options}
         shape = asdict(config.backbone)
-        tree["tokenizer"]["path"] = recipe.model
+        tree["tokenizer"]["path"] = read_adapter_config(start).base if is_adapter(start) else recipe.model
     else:
         name = recipe.objective.name or next(iter(OBJECTIVES))
         check_objective(name, recipe.objective.options)
@@ -71,6 +88,8 @@ def filled(recipe: Recipe) -> Recipe:
     tree["backbone"] = shape
     tree["masking"] = recipe.masking or MASKING
     tree["precision"] = precision(recipe.precision)
+    if recipe.adapter is not None:
+        tree["optimiser"]["kind"] = "adamw"
     if all(getattr(recipe, name) is None for name in BUDGET):
         tree["minutes"] = MINUTES
     return checked(tree)
@@ -151,22 +170,61 @@ def precision(wanted: str) -> str:
 def make_tokenizer(recipe: Recipe) -> Tokenizer:
     """Load the tokenizer the recipe names, or train one on the text that is not held out."""
     if recipe.tokenizer.path is not None:
-        return Tokenizer.load(recipe.tokenizer.path)
+        return read_tokenizer(placed(recipe.tokenizer.path))
     texts = _first_bytes(recipe.data.texts("train"), int(recipe.tokenizer.train_megabytes * 1e6))
     size = recipe.tokenizer.vocab_size or vocabulary_for(text_bytes(recipe.data))
     return Tokenizer.train(texts, size, normalise_quotes=recipe.tokenizer.normalise_quotes)
 
 
 def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Model:
-    """The model the recipe starts from, or one with fresh weights."""
+    """The model the recipe starts from, or one with fresh weights; where an adapter goes on, its base."""
     if recipe.model is not None:
-        return read_model(recipe.model, dtype_of(recipe))[0].train()
+        start = placed(recipe.model)
+        if recipe.adapter is not None and is_adapter(start):
+            start = base_of(read_adapter_config(start), start)
+        model = read(start, dtype_of(recipe))[0]
+        model.set_options(recipe.objective.options)
+        return model.train()
     special = tuple(int(number) for number in tokenizer.special.nonzero().squeeze(1))
     shape = shape_of(recipe.backbone, tokenizer.vocab_size)
     name = str(recipe.objective.name)
     model = Model(ModelConfig(name, shape, dict(tokenizer.signs), special, recipe.objective.options or None))
     model.initialise(recipe.seed)
     return model.to(dtype_of(recipe))
+
+
+def adapt(model: Model, recipe: Recipe) -> AdapterConfig | None:
+    """Put the adapter that the recipe asks for into its base; None where it asks for none.
+
+    Raises:
+        ValueError: when peft is not there, or the recipe starts from an adapter of another shape.
+    """
+    if (choice := recipe.adapter) is None or recipe.model is None:
+        return None
+    start, options = placed(recipe.model), recipe.objective.options or None
+    said: dict[str, Any] = {"rank": choice.rank, "alpha": choice.alpha, "targets": choice.targets}
+    if not is_adapter(start):
+        signs = tuple(sorted(model.config.signs, key=lambda name: model.config.signs[name]))
+        revision, sha256 = origin(recipe.model)
+        config = AdapterConfig(recipe.model, revision, sha256, model.config.objective, options, signs=signs, **said)
+        inject(model, config, recipe.seed)
+        return config
+    earlier = read_adapter(start)
+    for key, value in said.items():
+        if (had := getattr(earlier.config, key)) != value:
+            raise ValueError(
+                f"adapter.{key} is {had} in {recipe.model}, the recipe says {value} · an adapter keeps its shape · "
+                f"say adapter.{key}={had}"
+            )
+    config = replace(earlier.config, options=options)
+    inject(model, config, recipe.seed)
+    put(model, earlier, start)
+    return config
+
+
+def placed(name: str) -> Path:
+    """Where what a recipe names lies: a base that was pulled, or a path."""
+    return located(name) or Path(name)
 
 
 def dtype_of(recipe: Recipe) -> torch.dtype:

@@ -1,0 +1,443 @@
+"""Adapters: what is trained and what stays, put together again, and kept apart from other bases."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import unmask
+from families import clean_canvas, noise_for, tiny_model
+from test_training import TINY, losses, text  # noqa: F401  (`text` is a fixture)
+from unmask import adapter as adapters
+from unmask.adapter import AdapterConfig, is_adapter, merge, origin, read, read_adapter, shapes, write_adapter
+from unmask.backbone import BackboneConfig
+from unmask.backbone.rows import RowEmbedding
+from unmask.folder import read_model, read_tensors, weights
+from unmask.masking.mixture import Mixture
+from unmask.model import Model, ModelConfig
+from unmask.objectives import OBJECTIVES
+from unmask.training import lora
+from unmask.training.config import resolve
+from unmask.training.loop import Trainer
+from unmask.training.run import train
+
+SETTINGS = ["batch_tokens=256", "schedule.warmup=4", "learning_rate=0.01", "threads=1"]
+ADAPTER = [
+    *SETTINGS, "adapter.rank=4", "objective.told=0.25", "steps=12", "checkpoint_every=5", "ema=0.5", "evaluate_every=6",
+    "prompts=The ___ and the dog sat by the wall.",
+]  # fmt: skip
+
+
+def config(model, rank=3, alpha=6.0, targets=("qkv", "out", "up", "down"), **other) -> AdapterConfig:
+    signs = tuple(sorted(model.config.signs, key=model.config.signs.get))
+    given = {"base": "base", "revision": None, "sha256": "0", "objective": model.config.objective, "options": None}
+    return AdapterConfig(**(given | {"rank": rank, "alpha": alpha, "targets": targets, "signs": signs} | other))
+
+
+def adapted(objective: str, seed: int = 0, moved: bool = True, **backbone):
+    """A tiny model with an adapter in it, whose tensors were moved away from where they begin."""
+    model = tiny_model(objective, seed, **backbone)
+    chosen = config(model)
+    lora.inject(model, chosen, seed)
+    generator = torch.Generator().manual_seed(seed)
+    if moved:
+        with torch.no_grad():
+            for tensor in lora.trained(model).values():
+                tensor += torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype) * 0.2
+    return model, chosen
+
+
+def look(model, rows=((1, 2, 3, 4, 5), (6, 7, 8))):
+    """The loss of a batch, and what the model predicts of it."""
+    clean = clean_canvas([list(row) for row in rows])
+    noise = noise_for(clean)
+    begins = torch.ones(model.config.backbone.vocab_size, dtype=torch.int64)
+    hidden = Mixture([{"law": "runs", "unit": "token"}], begins)(clean, noise)
+    canvas, targets = model.objective.corrupt(clean, hidden, noise)
+    prediction = model.predict(canvas, targets)
+    return model.objective.loss(prediction, canvas, targets), prediction.words()
+
+
+# The parts.
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_merged_model_says_what_the_two_say_together(objective, tied):
+    model, chosen = adapted(objective, tied=tied)
+    merged = merge(tiny_model(objective, tied=tied), adapters.Adapter(chosen, lora.trained(model)))
+    (loss, words), (other_loss, other_words) = look(model), look(merged)
+    base_loss = look(tiny_model(objective, tied=tied))[0]
+    assert torch.allclose(words, other_words, atol=1e-9)
+    assert loss.total.item() == pytest.approx(other_loss.total.item(), abs=1e-9)
+    assert abs(base_loss.total.item() - loss.total.item()) > 1e-2
+    assert not any(isinstance(part, RowEmbedding) for part in merged.modules())
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_fresh_adapter_changes_nothing(objective):
+    (loss, words), (base_loss, base_words) = look(adapted(objective, moved=False)[0]), look(tiny_model(objective))
+    assert torch.allclose(words, base_words, atol=1e-12)
+    assert loss.total.item() == pytest.approx(base_loss.total.item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_its_gradient_is_that_of_the_merged_weights(objective, tied):
+    """By the chain rule through W + alpha / rank * b a, and row by row of the signs."""
+    model, chosen = adapted(objective, tied=tied)
+    merged = merge(tiny_model(objective, tied=tied), adapters.Adapter(chosen, lora.trained(model)))
+    look(model)[0].total.backward()
+    look(merged)[0].total.backward()
+    own, scale = lora.trained(model), chosen.alpha / chosen.rank
+    whole = weights(merged)
+    ids = adapters.sign_ids(merged, chosen)
+    for name, tensor in own.items():
+        matrix, _, kind = name.rpartition(".")
+        by = whole[matrix].grad
+        if kind == "rows":
+            wanted = by[ids]
+        elif kind == "a":
+            wanted = scale * own[f"{matrix}.b"].detach().T @ by
+        else:
+            wanted = scale * by @ own[f"{matrix}.a"].detach().T
+        assert torch.allclose(tensor.grad, wanted, atol=1e-9), name
+        assert wanted.any() or name.startswith("backbone.output")  # where signs are never words
+
+
+def test_the_frozen_have_no_gradient_and_cost_none():
+    """Forward and backward of an adapter of rank 1 take two thirds of what the whole model's take, and a little."""
+    shape = {"width": 64, "n_layers": 2, "n_heads": 2, "mlp_width": 128, "n_words": 500}
+    spent = []
+    for frozen in (False, True):
+        model = tiny_model("left_to_right", dtype=torch.float32, **shape)
+        if frozen:
+            lora.inject(model, config(model, rank=1), 0)
+        with FlopCounterMode(display=False) as counter:
+            look(model)[0].total.backward()
+        spent.append(counter.get_total_flops())
+        if frozen:
+            alone = {id(tensor) for tensor in lora.trained(model).values()}
+            assert all((p.grad is not None) == (id(p) in alone) for p in model.parameters())
+    assert spent[1] < 0.75 * spent[0]
+
+
+def test_peft_leaves_the_global_generator_alone():
+    one, other = tiny_model("left_to_right"), tiny_model("left_to_right")
+    before = torch.get_rng_state()
+    lora.inject(one, config(one), 0)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    lora.inject(other, config(other), 0)
+    assert all(torch.equal(a, b) for a, b in zip(lora.trained(one).values(), lora.trained(other).values(), strict=True))
+
+
+def test_targets_say_which_matrices():
+    model = tiny_model("blank_lm")
+    chosen = config(model, targets=("qkv", "down"))
+    lora.inject(model, chosen, 0)
+    names = {name.split(".")[-3] for name in lora.trained(model) if "layers" in name}
+    assert names == {"qkv", "down"}
+    assert {name: tuple(tensor.shape) for name, tensor in lora.trained(model).items()} == shapes(
+        tiny_model("blank_lm"), chosen
+    )
+
+
+def test_the_adapter_of_a_model_of_135_million_is_a_few_megabytes():
+    """Rank 16 beside all matrices of 30 layers of 576, and eight signs: 4.06 million numbers, 4.7 MB by bytes."""
+    signs = {name: 49_152 + i for i, name in enumerate("mask blank start end sep answer word maybe".split())}
+    shape = BackboneConfig(
+        49_160, width=576, n_layers=30, n_heads=9, n_kv_heads=3, mlp_width=1536, qk_norm=False, max_length=2048
+    )
+    with torch.device("meta"):
+        model = Model(ModelConfig("left_to_right", shape, signs, tuple(signs.values())))
+    sizes = shapes(model, config(model, rank=16)).values()
+    numbers = sum(map(math.prod, sizes))
+    assert 134e6 < model.n_parameters() < 136e6
+    assert numbers == 4_059_648
+    assert numbers + 4 * sum(rows for rows, _ in sizes) == 4_689_440  # bytes, and a float32 scale a row
+
+
+# On disk.
+
+
+class Cut(BaseException):
+    """As sudden as a process may end without ending this one."""
+
+
+@pytest.fixture(scope="module")
+def base(text, tmp_path_factory) -> Path:  # noqa: F811
+    settings = [*TINY, "steps=20", "objective=left_to_right"]
+    return train(text, settings, tmp_path_factory.mktemp("base") / "run", progress=False) / "model"
+
+
+@pytest.fixture(scope="module")
+def run(base, text, tmp_path_factory) -> Path:  # noqa: F811
+    return train(text, [*ADAPTER, f"model={base}"], tmp_path_factory.mktemp("adapter") / "run", progress=False)
+
+
+def test_a_run_leaves_an_adapter_and_nothing_of_the_base(run):
+    small = {"adapter.safetensors", "config.json", "README.md"}
+    assert {path.name for path in (run / "model").iterdir()} == small
+    assert {path.name for path in (run / "checkpoints" / "step_12").iterdir()} == small | {
+        "state.json", "optimiser.safetensors", "average.safetensors",
+    }  # fmt: skip
+    assert is_adapter(run / "model")
+    assert losses(run)[-1] < losses(run)[0]
+    card = (run / "model" / "README.md").read_text()
+    assert "base_model: " in card and "rank 4 beside qkv, out, up, down" in card
+    assert "(" not in (run / "samples.txt").read_text()  # a fault would stand in brackets
+
+
+def test_the_optimiser_keeps_what_is_trained_alone(run, base):
+    adapter = read_adapter(run / "model")
+    kept = read_tensors(run / "checkpoints" / "step_12", "optimiser.safetensors")
+    numbers = sum(tensor.numel() for tensor in adapter.tensors.values())
+    assert sum(tensor.numel() for name, tensor in kept.items() if name.endswith("exp_avg")) == numbers
+    assert not any(name.endswith("momentum") for name in kept)  # no matrix of an adapter is Muon's
+
+
+def test_the_finished_adapter_is_the_average(run):
+    average = read_tensors(run / "checkpoints" / "step_12", "average.safetensors")
+    places = {"lora_A.default.weight": "weight.a", "lora_B.default.weight": "weight.b", "rows": "weight.rows"}
+    named = {
+        name.removesuffix(end) + ours: tensor
+        for name, tensor in average.items()
+        for end, ours in places.items()
+        if name.endswith(f".{end}")
+    }
+    own, last = (read_adapter(run / place).tensors for place in ("model", "checkpoints/step_12"))
+    assert own.keys() == named.keys() == last.keys() and len(named) == len(average)
+    assert all(torch.equal(own[name], named[name]) for name in own)
+    assert not all(torch.equal(own[name], last[name]) for name in own)
+
+
+def test_training_moves_matrices_by_the_adapter_and_of_the_vocabulary_the_signs(run, base):
+    adapter, (before, _), (after, _) = read_adapter(run / "model"), read_model(base), read(run / "model")
+    old, new = weights(before), weights(after)
+    signs = set(before.config.signs.values())
+    assert old.keys() == new.keys()
+    for name, weight in old.items():
+        change = new[name] - weight
+        if f"{name}.b" in adapter.tensors:
+            a, b = adapter.tensors[f"{name}.a"], adapter.tensors[f"{name}.b"]
+            assert float(b.abs().max()) > 0
+            assert torch.allclose(change, 8 * b @ a, atol=1e-6)  # alpha 32, rank 4
+        elif name == "backbone.embedding.weight":
+            moved = set(change.abs().amax(1).nonzero().squeeze(1).tolist())
+            assert moved <= signs and {before.config.signs[sign] for sign in ("blank", "sep", "answer")} <= moved
+        else:
+            assert not change.any(), name
+
+
+def test_loading_puts_both_together(run, base):
+    lm, alone = unmask.load(run / "model"), unmask.load(base)
+    sentence = "The cat and the dog sat by the wall."
+    assert lm.score(sentence).log_prob != alone.score(sentence).log_prob
+    assert lm.fill("The ___ and the ___{1} sat by the wall.", n=2)
+    assert lm.model.objective.told == 0.25 and alone.model.objective.told == 0
+    assert not any(isinstance(part, RowEmbedding) or hasattr(part, "lora_A") for part in lm.model.modules())
+
+
+def test_merged_and_apart_agree_in_float32(run, base):
+    adapter, (model, tokenizer) = read_adapter(run / "model"), read_model(base)
+    model.set_options(adapter.config.options)
+    lora.inject(model, adapter.config, 0)
+    lora.put(model, adapter, "it")
+    texts = ["The cat and the ___ sat by the ___.", "The ___ sat."]
+    apart = unmask.LanguageModel(model, tokenizer).fill(texts, n=3)
+    together = unmask.load(run / "model", dtype="float32").fill(texts, n=3)
+    for ours, theirs in zip(apart, together, strict=True):
+        assert [fill.text for fill in ours] == [fill.text for fill in theirs]
+        assert [fill.log_prob for fill in ours] == pytest.approx([fill.log_prob for fill in theirs], abs=1e-5)
+
+
+@pytest.mark.parametrize("at", [3, 9])
+def test_a_run_cut_off_goes_on_bit_for_bit(at, run, base, text, tmp_path, monkeypatch):  # noqa: F811
+    old = Trainer.learn
+
+    def cutting(self, *rest):
+        if self.state.step == at:
+            raise Cut
+        return old(self, *rest)
+
+    monkeypatch.setattr(Trainer, "learn", cutting)
+    with pytest.raises(Cut):
+        train(text, [*ADAPTER, f"model={base}"], tmp_path / "run", progress=False)
+    monkeypatch.undo()
+    out = train(None, out=tmp_path / "run", resume=True, progress=False)
+    assert losses(out) == losses(run)
+    for place in ("model", "checkpoints/step_12"):
+        assert (out / place / "adapter.safetensors").read_bytes() == (run / place / "adapter.safetensors").read_bytes()
+
+
+def test_a_run_does_not_go_on_from_another_base(base, text, tmp_path):  # noqa: F811
+    moving = shutil.copytree(base, tmp_path / "base")
+    settings = [*SETTINGS, "adapter.rank=2", "steps=4", "checkpoint_every=2", f"model={moving}"]
+    out = train(text, settings, tmp_path / "run", progress=False)
+    spoil(moving)
+    with pytest.raises(ValueError, match=r"no checkpoint in .* can be read · .* is of another adapter or base"):
+        train(None, out=out, resume=True, progress=False)
+
+
+def test_bfloat16_is_a_way_to_multiply(base, text, tmp_path):  # noqa: F811
+    settings = [*SETTINGS, f"model={base}", "adapter={}", "steps=3"]
+    fine, coarse = (
+        train(text, [*settings, f"precision={precision}"], tmp_path / precision, progress=False)
+        for precision in ("float32", "bfloat16")
+    )
+    assert losses(coarse) != losses(fine)
+    assert losses(coarse) == pytest.approx(losses(fine), rel=1e-2)
+
+
+def test_an_adapter_goes_on_as_an_adapter_or_as_a_whole_model(run, base, text, tmp_path):  # noqa: F811
+    settings = [*SETTINGS, f"model={run / 'model'}", "steps=3"]
+    further = train(text, [*settings, "adapter.rank=4"], tmp_path / "further", progress=False)
+    before, after = read_adapter(run / "model"), read_adapter(further / "model")
+    assert after.config == before.config and after.config.base == str(base)
+    assert losses(further)[0] < losses(run)[0]
+    whole = train(text, settings, tmp_path / "whole", progress=False)
+    assert losses(whole)[0] == pytest.approx(losses(further)[0], abs=1e-4)
+    assert read_model(whole / "model")[0].config.options == {"told": 0.25}
+    with pytest.raises(ValueError, match=r"adapter.rank is 4 in .*, the recipe says 8 · .* say adapter.rank=4"):
+        train(text, [*settings, "adapter.rank=8"], tmp_path / "other", progress=False)
+
+
+def test_a_whole_model_takes_other_options_too(base, text, tmp_path):  # noqa: F811
+    out = train(text, [*SETTINGS, f"model={base}", "objective.told=0.5", "steps=1"], tmp_path / "run", progress=False)
+    assert read_model(out / "model")[0].objective.told == 0.5
+    with pytest.raises(ValueError, match="has no option 'tld' · the nearest known is 'told'"):
+        train(text, [*SETTINGS, f"model={base}", "objective.tld=0.5", "steps=1"], tmp_path / "other", progress=False)
+
+
+# What goes wrong.
+
+
+def spoil(folder: Path) -> None:
+    """Change the last byte of a model's weights."""
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
+
+
+def changed(folder: Path, **keys) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+    return folder
+
+
+def test_the_hash_of_a_folder_is_what_sha256sum_says(base, tmp_path):
+    names = ["config.json", "model.safetensors", "tokenizer.json"]
+    printed = subprocess.run(["sha256sum", *names], cwd=base, capture_output=True, check=True).stdout
+    assert origin(str(base)) == (None, hashlib.sha256(printed).hexdigest())
+    other = shutil.copytree(base, tmp_path / "other")
+    (other / "README.md").write_text("another card")
+    assert origin(str(other)) == origin(str(base))
+    spoil(other)
+    assert origin(str(other)) != origin(str(base))
+    file = tmp_path / "one.gguf"
+    file.write_bytes(b"one")
+    assert origin(str(file)) == (None, hashlib.sha256(b"one").hexdigest())
+
+
+def test_another_base_is_refused(run, base, tmp_path):
+    other = shutil.copytree(base, tmp_path / "other")
+    mine = changed(shutil.copytree(run / "model", tmp_path / "mine"), base=str(other))
+    assert read(mine)[0].config == read(run / "model")[0].config
+    spoil(other)
+    with pytest.raises(
+        ValueError, match=r"is no adapter of .*other · it was trained on sha256 \w{12}, this has sha256"
+    ):
+        unmask.load(mine)
+    shutil.rmtree(other)
+    with pytest.raises(ValueError, match=r"the base of .*mine is not there: .*other · .* write its place as \"base\""):
+        unmask.load(mine)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"format": 9}, "has format 9 · this version reads 1 · update unmask"),
+        ({"rnk": 3}, "unknown key 'rnk' · the nearest known is 'rank'"),
+        ({"rank": 5}, r"has shape .*, the base asks for .* · they do not go together"),
+        ({"targets": ["qkv"]}, "has an unknown tensor 'backbone.layers.0.attention.out.weight.a'"),
+        ({"signs": ["mask", "elsewhere"]}, "the base has no sign 'elsewhere'"),
+        ({"objective": "blank_lm"}, "is of blank_lm, its base of left_to_right"),
+        ({"options": {"tld": 2}}, "left_to_right has no option 'tld' · .* · update unmask"),
+        ({"options": {"plain": True}}, "a plain model"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(keys, said, run, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        unmask.load(changed(shutil.copytree(run / "model", tmp_path / "mine"), **keys))
+
+
+def test_broken_parts_are_named(run, tmp_path):
+    mine = shutil.copytree(run / "model", tmp_path / "mine")
+    (mine / "adapter.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"adapter.safetensors is broken"):
+        unmask.load(mine)
+    (mine / "adapter.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"has no adapter.safetensors"):
+        unmask.load(mine)
+    with pytest.raises(ValueError, match="is no adapter · its model_type is not 'unmask-adapter'"):
+        read_adapter(tiny_folder(tmp_path))
+    assert not is_adapter(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"config.json cannot be read"):
+        read_adapter(tmp_path / "nowhere")
+
+
+def tiny_folder(folder: Path) -> Path:
+    (folder / "config.json").write_text('{"model_type": "unmask"}')
+    return folder
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_an_adapter_is_stored_in_fewer_bytes(dtype, run, tmp_path):
+    adapter = read_adapter(run / "model")
+    small = read_adapter(write_adapter(tmp_path / dtype, adapter, "A card.\n", dtype))
+    sizes = [(place / "adapter.safetensors").stat().st_size for place in (run / "model", tmp_path / dtype)]
+    assert sizes[1] < sizes[0]
+    for name, tensor in adapter.tensors.items():
+        assert float((small.tensors[name].float() - tensor).abs().max()) <= float(tensor.abs().max()) / 120
+    sentence = "The cat and the dog sat by the wall."
+    near = [unmask.load(place).score(sentence).log_prob for place in (run / "model", tmp_path / dtype)]
+    assert near[1] == pytest.approx(near[0], abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["adapter.rank=4"], "an adapter of nothing · it changes a model that is there · name one"),
+        (["adapter.rank=4", "model=x", "optimiser=muon"], "muon for an adapter · .* take optimiser=adamw"),
+        (["adapter.rank=0", "model=x"], "adapter.rank cannot be 0"),
+        (["adapter.rnk=1", "model=x"], "unknown key 'adapter.rnk' · the nearest known is 'adapter.rank'|'rank'"),
+        (["adapter.targets=[head]", "model=x"], "adapter.targets.0 cannot be 'head'"),
+        (["adapter.targets=[]", "model=x"], "adapter.targets cannot be"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(settings, said, text):  # noqa: F811
+    with pytest.raises(ValueError, match=said):
+        resolve(text, settings)
+
+
+def test_without_peft_the_extra_is_named(base, text, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(lora, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"peft is not installed · .* pip install 'unmask\[train\]'"):
+        train(text, [*SETTINGS, "adapter.rank=4", f"model={base}"], tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "config.yaml").exists()  # nothing stands in the way of another try
+
+
+def test_loading_needs_no_peft(run):
+    heavy = "{'peft', 'transformers'}"
+    code = f"import sys, unmask; unmask.load({str(run / 'model')!r}); print({heavy} & set(sys.modules))"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    assert out.stdout == "set()\n", out.stderr
