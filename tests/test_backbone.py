@@ -1,5 +1,7 @@
 """The backbone: packing, buckets and patterns never change a result."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -94,6 +96,17 @@ def test_only_what_is_read_comes_back() -> None:
     everything = model(view)
     some = View(view.ids, view.offsets, view.position, torch.tensor([1, 6, 11]))
     torch.testing.assert_close(model(some), everything[[1, 6, 11]], rtol=0, atol=1e-10)
+
+
+def test_segments_are_told_apart_where_there_are_some() -> None:
+    view = packed([5, 7])
+    said = {kind: replace(view, segment=torch.full_like(view.ids, kind)) for kind in (0, 1)}
+    with_segments, without = backbone(n_segments=2), backbone()
+    assert not torch.allclose(with_segments(said[0]), with_segments(said[1]))
+    assert torch.equal(without(said[0]), without(said[1]))
+    with torch.no_grad():
+        with_segments.segment_embedding.weight[1] = with_segments.segment_embedding.weight[0]
+    torch.testing.assert_close(with_segments(said[0]), with_segments(said[1]), rtol=0, atol=0)
 
 
 def test_a_later_element_cannot_leak() -> None:

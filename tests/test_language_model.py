@@ -7,9 +7,11 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 
 import unmask
 from toys import FAMILIES, WRITERS, toy
@@ -293,6 +295,24 @@ def test_to_disk_and_back(family: str, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "model").iterdir()} >= {
         "config.json", "model.safetensors", "tokenizer.json", "README.md",
     }  # fmt: skip
+
+
+def test_a_model_goes_to_the_hub_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, sent = toy("blank_lm"), []
+
+    def upload(api: HfApi, *, repo_id: str, folder_path: Path) -> None:
+        again = load(folder_path, device="cpu")
+        sent.append((api.token, repo_id))
+        close(lm.fill("the ___{1} sat", n=2), again.fill("the ___{1} sat", n=2))
+
+    def create(api: HfApi, repo_id: str, *, private: bool, exist_ok: bool) -> str:
+        sent.append((api.token, repo_id, private, exist_ok))
+        return f"https://hub/{repo_id}"
+
+    for name, stand_in in (("upload_folder", upload), ("create_repo", create)):  # called as the real ones may be
+        monkeypatch.setattr(HfApi, name, create_autospec(getattr(HfApi, name), side_effect=stand_in))
+    assert lm.push_to_hub("house/model", private=True, token="secret") == "https://hub/house/model"
+    assert sent == [("secret", "house/model", True, True), ("secret", "house/model")]
 
 
 def test_models_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -297,6 +297,16 @@ def test_every_law_hides_something_of_every_row(law: dict) -> None:
         assert mean == pytest.approx(8.0, rel=0.15)  # unbiased: the weights make up for what is shown
 
 
+def test_epsilon_is_the_least_noise() -> None:
+    clean = clean_canvas([list(range(8))] * 200)
+
+    def hidden(epsilon: float) -> Hidden:
+        return Mixture([{"law": "bernoulli", "epsilon": epsilon}], STARTS)(clean, noise_for(clean))
+
+    assert hidden(1 - 1e-9).mask.sum() == 8 * 200
+    assert hidden(0.5).weight.max() <= 2.0 < hidden(0.1).weight.max() <= 10.0
+
+
 def test_whole_words_hide_together() -> None:
     clean = clean_canvas([[0, 1, 2, 3, 5, 4, 6, 7]] * 30)  # even ids begin words
     for law in ({"law": "exact_count", "unit": "word"}, {"law": "runs", "unit": "word"}):

@@ -90,6 +90,11 @@ def test_training_is_repeatable_and_saving_changes_nothing(ours, tmp_path):
     assert Tokenizer.train(CORPUS[:1] * 9, 512).fingerprint != ours.fingerprint
 
 
+def test_a_pair_seen_once_is_no_token():
+    once = Tokenizer.train(["zygote " + "the cat " * 9], 512)
+    assert b"zyg" not in b"".join(once.token_bytes) and b" cat" in once.token_bytes
+
+
 def test_what_is_no_tokenizer_is_refused(tmp_path):
     (tmp_path / "broken").mkdir()
     for content in ("{", "[]", '{"model": {}}', '{"model": {"type": "BPE", "vocab": 3}}'):

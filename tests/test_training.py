@@ -26,7 +26,7 @@ from unmask.training.card import card
 from unmask.training.config import Recipe, ScheduleChoice, checked, difference, resolve
 from unmask.training.config import load as load_yaml
 from unmask.training.loop import Lesson, Trainer
-from unmask.training.muon import orthogonal
+from unmask.training.muon import Muon, orthogonal
 from unmask.training.optimisers import Average, make_optimisers
 from unmask.training.run import train
 
@@ -86,6 +86,14 @@ def test_the_finished_model_is_the_average(run):
     assert own.keys() == average.keys() == last.keys()
     assert all(torch.equal(own[name], average[name]) for name in own)
     assert not all(torch.equal(own[name], last[name]) for name in own)
+
+
+def test_no_more_is_held_up_to_the_model_than_was_asked_for(run, text, tmp_path):
+    few = train(text, [*TINY, "steps=1", "evaluate_tokens=40"], tmp_path / "run", progress=False)
+    (short,), (_, whole) = (
+        [entry["held_out"]["tokens"] for entry in log(one) if "held_out" in entry] for one in (few, run)
+    )
+    assert 0 < short <= 40 < whole
 
 
 def test_the_config_is_complete_and_trains_the_same_again(run, tmp_path):
@@ -304,6 +312,17 @@ def test_the_size_suits_the_data():
     assert setup.shape_for(1_000_000, None)["width"] < setup.shape_for(10**8, 600)["width"]
 
 
+def test_a_tokenizer_learns_from_the_first_megabytes(tmp_path):
+    (tmp_path / "two.txt").write_text("The cat sat.\n" * 99 + "A zebra ran.\n" * 99)
+
+    def words(megabytes: float) -> list[bytes]:
+        settings = ["tokenizer.vocab_size=512", f"tokenizer.train_megabytes={megabytes}"]
+        return setup.make_tokenizer(resolve(tmp_path / "two.txt", settings)).token_bytes
+
+    assert b" cat" in words(0.001) and b" zebra" not in words(0.001)
+    assert b" cat" in words(1) and b" zebra" in words(1)
+
+
 def test_what_a_token_begins():
     tokenizer = Tokenizer.train(["The cat's (old) mat, \u00e9t\u00e9 1999."] * 50, vocab_size=384)
     kinds = setup.begins(tokenizer)
@@ -362,6 +381,23 @@ def test_muon_makes_matrices_orthogonal():
     matrices = torch.randn(3, 8, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.svdvals(orthogonal(matrices, steps=10))
     assert values.min() > 0.5 and values.max() < 1.5
+
+
+def test_momentum_is_what_stays_of_the_gradients_before():
+    first, second = torch.randn(2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def moved(momentum: float, *gradients: torch.Tensor) -> torch.Tensor:
+        weight = torch.nn.Parameter(torch.zeros(4, 4, dtype=torch.float64))
+        optimiser = Muon([weight], lr=1.0, momentum=momentum)
+        for gradient in gradients:
+            before, weight.grad = weight.detach().clone(), gradient.clone()
+            optimiser.step()
+        return weight.detach() - before
+
+    torch.testing.assert_close(moved(0.0, first, second), moved(0.0, second))
+    assert not torch.allclose(moved(0.9, first, second), moved(0.9, second))
+    recipe = checked({"data": "x", "optimiser": {"momentum": 0.5}})
+    assert make_optimisers(tiny_model("blank_lm"), recipe)[0].param_groups[0]["momentum"] == 0.5
 
 
 def test_swapping_the_average_twice_is_nothing():

@@ -84,15 +84,12 @@ class Tokenizer:
         self._spaceless = kind(self.definition) == "words"
 
     @classmethod
-    def train(
-        cls, texts: Iterable[str], vocab_size: int = 8192, *, min_frequency: int = 2, normalise_quotes: bool = False
-    ) -> Tokenizer:
+    def train(cls, texts: Iterable[str], vocab_size: int = 8192, *, normalise_quotes: bool = False) -> Tokenizer:
         """Learn a byte-level vocabulary (BPE) from texts.
 
         Args:
             texts: Whatever is to be written later; read once.
             vocab_size: Most ids, signs included; rounded down to a multiple of 64. Few texts may yield fewer.
-            min_frequency: How often a pair of tokens must occur to become one.
             normalise_quotes: Read typographic quotes, dashes and spaces as a typewriter has them, so that a word has
                 one surface; text outside holes still comes back as it was.
 
@@ -114,7 +111,7 @@ class Tokenizer:
         rust.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size // ROUND * ROUND - n_signs,
-            min_frequency=min_frequency,
+            min_frequency=2,  # a pair seen once says nothing of the next text
             max_token_length=LONGEST,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
