@@ -142,7 +142,10 @@ def test_a_plain_model_goes_on_from_a_text_and_fills_nothing_before_its_end() ->
     view = View(row, torch.tensor([0, row.numel()]), index, index, stage=index, causal=True)
     words = lm.model.head.words.log_probs(lm.model.backbone(view, dense=True))
     n = len(lm.tokenizer.encode("the cat"))
-    written = words[n:-1].gather(1, row[n + 1 :, None]).sum() + words[-1, lm.model.objective.end]
+    table = lm.tokenizer.table
+    stays = ~table.starts_word & ~table.has_inner_space & table.whole_characters
+    beyond = words[-1].exp()[~stays].sum() + words[-1, lm.model.objective.end].exp()  # a third word, or the end
+    written = words[n:-1].gather(1, row[n + 1 :, None]).sum() + beyond.log()
     assert best.log_prob == pytest.approx(written.item(), abs=1e-5)
     with pytest.raises(ValueError, match="adapt"):
         lm.fill("the ___ sat")

@@ -148,7 +148,8 @@ class _Loop:
         may = allowed(rows.canvas, sites, self.rules, self.classes)
         draws = self.search.temperature > 0
         n = 1 if search.sampling else self._width
-        shape = Shape(self.classes.of, may, search.temperature, search.top_p, search.top_k)
+        full = may[:, -1, 0] & ~may[:, :-1][:, self.classes.spaced].flatten(1).any(1)
+        shape = Shape(self.classes.of, may, search.temperature, search.top_p, search.top_k, full)
         noise = self._noise(rows) if search.sampling else None
         prediction = self.model.predict(rows.canvas, cache=self.cache)
         proposal = objective.propose(prediction, rows.canvas, n, shape, noise if draws else None)

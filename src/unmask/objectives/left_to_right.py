@@ -64,7 +64,8 @@ class LeftToRight:
     Relation to the others: the baseline. Blank LM with one fixed order and a close symbol in the place of splits.
     Options: `told`, the share of holes whose number of words is told in training (0: never, nor in filling). `plain`: a
         language model as it comes, which has seen no signs; it reads the text alone, behind the token `begin`, and
-        ends it with `stop`. It goes on from a text, and fills nothing before its end.
+        ends it with `stop`, or is cut where it may write no more. It goes on from a text, and fills nothing before
+        its end; its probability is that of going on so, whatever comes after.
     """
 
     name: ClassVar[str] = "left_to_right"
@@ -225,6 +226,11 @@ class LeftToRight:
         openness = torch.ones_like(classes)
         openness[self.end] = 0
         may = shape.allowed[:, classes, openness]
+        sure = certainty(words)
+        if self.plain and shape.full is not None:  # cut where a further word would begin: it goes on so, and so far
+            beyond = words.masked_fill(may, -math.inf).logsumexp(-1)
+            ends = torch.logaddexp(words[:, self.end], beyond)
+            words[:, self.end] = torch.where(shape.full, ends, words[:, self.end])
         log_prob = words.masked_fill(~may, -math.inf)
         picked, score = choose(log_prob, n, shape, noise, sites.row, canvas.index[sites.element])
         ended = picked == self.end
@@ -236,7 +242,7 @@ class LeftToRight:
             right=~ended,
             log_prob=log_prob.gather(1, picked),
             score=score,
-            **certainty(words),
+            **sure,
         )
 
     def edits(self, proposal: Proposal, canvas: Canvas, site: Tensor, alternative: Tensor, step: int) -> Edits:

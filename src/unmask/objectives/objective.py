@@ -52,6 +52,7 @@ class Shape:
     temperature: float = 0.0  # 0: the likeliest
     top_p: float | None = None
     top_k: int | None = None
+    full: Tensor | None = None  # [S] bool, it may end here and no further word may begin; none: nowhere
 
 
 @dataclass(frozen=True)
