@@ -22,11 +22,15 @@ Model = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Count = Annotated[int, typer.Option("-n", min=1, help="How many different answers.")]
 Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0: the likeliest; 1: as the model says.")]
-TopP = Annotated[float | None, typer.Option("--top-p", min=0.0, max=1.0, help="Draw from words of this share.")]
-TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Draw from so many words.")]
+TopP = Annotated[
+    float | None, typer.Option("--top-p", min=0.0, max=1.0, help="Draw from the likeliest words with this share.")
+]
+TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Draw from so many words, the likeliest.")]
 Beam = Annotated[int | None, typer.Option("--beam", min=1, help="How many hypotheses the search keeps.")]
-MaxWords = Annotated[int | None, typer.Option("--max-words", min=1, help="At most so many words a hole.")]
-Policy = Annotated[str | None, typer.Option("--policy", help="Which hole is written next; docs/decoding.md.")]
+MaxWords = Annotated[int | None, typer.Option("--max-words", min=1, help="Most words of a hole that does not say.")]
+Policy = Annotated[
+    str | None, typer.Option("--policy", help=f"Which hole is written next: {', '.join(choices.POLICIES)}.")
+]
 BlankSign = Annotated[str | None, typer.Option("--blank", metavar="SIGN", help="Another sign for ___.")]
 Marks = Annotated[str | None, typer.Option("--marks", help="leiden: epigraphers' [...] and [---] too.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="The folder the run is kept in.")]

@@ -24,7 +24,9 @@ def score(
     model: options.Model = None,
     as_json: options.Json = False,
     seed: options.Seed = 0,
-    method: Annotated[str | None, typer.Option("--method", help="The estimator; docs/decoding.md.")] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help=f"The estimator: {', '.join(choices.METHODS)}.")
+    ] = None,
 ) -> None:
     """Say how likely a text is.
 
