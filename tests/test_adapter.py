@@ -1,5 +1,6 @@
 """Adapters: what is trained and what stays, put together again, and kept apart from other bases."""
 
+import errno
 import hashlib
 import json
 import math
@@ -15,11 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import unmask
 from families import clean_canvas, noise_for, tiny_model
+from test_convert import IDS, back, differs, gguf_of, llama, written
 from test_training import TINY, losses, text  # noqa: F401  (`text` is a fixture)
 from unmask import adapter as adapters
 from unmask.adapter import AdapterConfig, is_adapter, merge, origin, read, read_adapter, shapes, write_adapter
 from unmask.backbone import BackboneConfig
 from unmask.backbone.rows import RowEmbedding
+from unmask.cli import main
 from unmask.folder import read_model, read_tensors, weights
 from unmask.masking.mixture import Mixture
 from unmask.model import Model, ModelConfig
@@ -441,3 +444,56 @@ def test_loading_needs_no_peft(run):
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
     assert out.stdout == "set()\n", out.stderr
+
+
+# One whole model of both.
+
+
+def test_merge_writes_one_whole_model(run, tmp_path, capsys):
+    whole = tmp_path / "some" / "where"
+    assert main(["merge", str(run / "model"), str(whole)]) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out == f"merged: {whole}\n"
+    card = (whole / "README.md").read_text()
+    assert card.startswith("---\n") and "An adapter and its base in one" in card and "rank 4" in card
+    assert {path.name for path in whole.parent.iterdir()} == {"where"}
+    model, (merged, _) = read_model(whole)[0], read(run / "model")
+    assert model.config == merged.config
+    assert all(torch.equal(weight, weights(merged)[name]) for name, weight in weights(model).items())
+    assert main(["merge", str(run / "model"), str(whole)]) == 1
+    assert f"unmask: {whole} is there already · nothing of it is overwritten" in capsys.readouterr().err
+
+
+def test_merge_wants_an_adapter_and_leaves_nothing_half(run, base, tmp_path, capsys, monkeypatch):
+    assert main(["merge", str(base), str(tmp_path / "whole")]) == 1
+    assert "is no adapter · its model_type is not 'unmask-adapter'" in capsys.readouterr().err
+    monkeypatch.setattr("unmask.folder.write_tensors", full)
+    assert main(["merge", str(run / "model"), str(tmp_path / "whole")]) == 1
+    assert "no space left on device" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def full(*_) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_public_model_learns_to_fill_holes(kind, text, tmp_path, capsys):  # noqa: F811
+    """From a checkpoint of another house, tied or not, to an adapter, and back to a checkpoint of theirs."""
+    theirs = llama(tie_word_embeddings=kind == "file")
+    place = gguf_of(tmp_path / "base.gguf", theirs) if kind == "file" else written(tmp_path / "base", theirs)
+    settings = [*SETTINGS, f"model={place}", "adapter.rank=4", "objective.told=0.25", "steps=12", "data.max_tokens=32"]
+    out = train(text, settings, tmp_path / "run", progress=False)
+    assert losses(out)[-1] < losses(out)[0]
+    assert not list(out.glob("**/model.safetensors"))
+    lm, base = unmask.load(out / "model", dtype="float32"), unmask.load(place, dtype="float32")
+    assert len(lm.fill("The ___{1,2} and the ___{2} sat.", n=2)) == 2
+    with pytest.raises(ValueError, match="has not learned to fill"):
+        base.fill("The ___{1,2} and the dog sat.")
+    before, after = weights(base.model), weights(lm.model)
+    for matrix in ("embedding", "output")[: 1 if kind == "file" else 2]:
+        change = (after[f"backbone.{matrix}.weight"] - before[f"backbone.{matrix}.weight"]).abs().amax(1)
+        moved = set(change.nonzero().squeeze(1).tolist())
+        assert moved and moved <= set(base.model.config.signs.values()) and min(moved) >= 320  # behind all of theirs
+    whole = tmp_path / "whole"
+    assert main(["merge", str(out / "model"), str(whole), "--to", "transformers"]) == 0, capsys.readouterr().err
+    assert differs(lm.model, back(whole), IDS) < 2e-5
