@@ -17,7 +17,9 @@ from unmask.backbone import Backbone, BackboneConfig
 from unmask.backbone.convert import LLAMA
 from unmask.backbone.int8 import can_int8
 from unmask.bases import located
+from unmask.cli import main
 from unmask.folder import read_config, read_model, read_tokenizer, stored_dtype, write_model
+from unmask.language_model import LanguageModel
 from unmask.model import Model, ModelConfig, quantise
 from unmask.public import write_public
 from unmask.public.gguf import GGUF
@@ -527,6 +529,56 @@ def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ValueError, match=r"gguf is not installed .* pip install 'unmask\[gguf\]'"):
         read_model(path)
+
+
+# The command.
+
+
+def unmask(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def test_convert_there_and_back(tmp_path, capsys):
+    theirs = llama(tie_word_embeddings=True)
+    file = gguf_of(tmp_path / "a.gguf", theirs)
+    assert unmask("convert", file, tmp_path / "ours") == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'ours'}: 26,344 parameters, 2 layers, 328 tokens\n"
+    assert "license: cc0-1.0" in (tmp_path / "ours" / "README.md").read_text()
+    assert unmask("convert", tmp_path / "ours", tmp_path / "new" / "theirs", "--to", "transformers") == 0
+    assert (tmp_path / "new" / "theirs" / "README.md").read_text() == (tmp_path / "ours" / "README.md").read_text()
+    assert differs(read_model(file)[0], back(tmp_path / "new" / "theirs"), IDS) < 2e-5
+    modes = {path.stat().st_mode for path in (tmp_path / "ours").iterdir()}
+    assert len(modes) == 1  # what one may read, one may load
+
+
+def test_convert_leaves_what_was_there(tmp_path, capsys, monkeypatch):
+    file = gguf_of(tmp_path / "a.gguf", llama())
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "note.txt").write_text("mine")
+    assert unmask("convert", file, tmp_path / "full") == 2
+    assert unmask("convert", file, file) == 2
+    assert unmask("convert", tmp_path / "none", tmp_path / "new") == 1
+    assert unmask("convert", file, tmp_path / "new", "--to", "mlx") == 2
+
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("unmask.tensors.save_file", full_disk)
+    assert unmask("convert", file, tmp_path / "new") == 1
+    said = capsys.readouterr().err.splitlines()
+    for line, why in zip(said, ["already there", "already there", "is not there", "mlx", "no space left"], strict=True):
+        assert why in line and line.startswith("unmask: ") and line.count(" · ") == 2, line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.gguf", "full"]
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["note.txt"]
+
+
+def test_a_base_is_loaded_and_goes_on_from_a_prompt(tmp_path):
+    file = gguf_of(tmp_path / "a.gguf", llama())
+    lm = LanguageModel.from_pretrained(file, dtype="float32")
+    assert lm.score("The cat sat.").kind == "exact"
+    assert lm.generate("The cat", max_words=3)[0].text.startswith("The cat")
+    with pytest.raises(ValueError, match="has not learned to fill"):
+        lm.fill("The ___ sat.")
 
 
 # The real file, where it was pulled.

@@ -106,7 +106,10 @@ def stored_dtype(place: str | Path) -> torch.dtype:
         ValueError: when there is none.
     """
     place = Path(place)
-    return opened(place).dtype if is_public(place) else promoted(Tensors(place).dtypes)
+    if is_public(place):
+        return opened(place).dtype
+    read_config(place)
+    return promoted(Tensors(place).dtypes)
 
 
 def read_tokenizer(place: str | Path) -> Tokenizer:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import reduce
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -109,6 +110,17 @@ def write_text(path: Path, text: str) -> None:
             beside.unlink(missing_ok=True)
 
 
+@contextmanager
+def placed(folder: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `folder` when all went well; otherwise nothing is left of it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+        new = Path(scratch) / folder.name
+        new.mkdir()
+        yield new
+        os.replace(new, folder)
+
+
 def read_settings(folder: Path) -> dict[str, Any]:
     """Read the `config.json` of a model's folder.
 
@@ -147,7 +159,10 @@ def _save(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write beside and rename, so that no reader meets half a file."""
     beside = path.with_name(f".{path.name}.partial")
     try:
+        beside.touch()
+        mode = beside.stat().st_mode
         save_file(tensors, beside, metadata={"format": "pt"})
+        beside.chmod(mode)  # as other files here; safetensors leaves it to its owner alone
         os.replace(beside, path)
     except SafetensorError as fault:  # a full disk reads so too
         raise OSError(f"{path} cannot be written: {fault}") from fault

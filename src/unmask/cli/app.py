@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from unmask.cli import evaluate, fill, generate, info, pull, score, train
+from unmask.cli import convert, evaluate, fill, generate, info, merge, pull, score, train
 from unmask.cli.faults import one_line
 from unmask.cli.options import laid_out
 
@@ -23,6 +23,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate.evaluate,
     "info": info.info,
     "pull": pull.pull,
+    "convert": convert.convert,
+    "merge": merge.merge,
 }
 
 # Plain help: `rich` help costs as much start-up as all else together.
@@ -47,6 +49,8 @@ EXAMPLES = {
     "evaluate": evaluate.EXAMPLE,
     "info": info.EXAMPLE,
     "pull": pull.EXAMPLE,
+    "convert": convert.EXAMPLE,
+    "merge": merge.EXAMPLE,
 }
 
 

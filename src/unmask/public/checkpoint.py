@@ -15,7 +15,7 @@ from unmask.backbone import BackboneConfig
 from unmask.backbone.convert import GGUF_LAYOUTS, LAYOUTS, Layout
 from unmask.model import Model, ModelConfig, hollow
 from unmask.public.gguf import GGUF, MAGIC
-from unmask.tensors import Tensors, promoted, read_settings
+from unmask.tensors import CARD, Tensors, promoted, read_settings
 from unmask.tokenizer import Tokenizer
 from unmask.tokenizer import definition as definitions
 from unmask.tokenizer.gguf import vocabulary_of
@@ -128,6 +128,26 @@ def opened(place: Path) -> Checkpoint:
         return _opened_gguf(GGUF(place))
     said = read_settings(place)
     return Checkpoint(place, LAYOUTS[said["model_type"]], said, Tensors(place), definitions.read(place))
+
+
+def card_of(place: Path) -> str:
+    """The card of a model that is written elsewhere: its own, or for a GGUF file what it says of itself."""
+    if place.is_dir():
+        own = place / CARD
+        return own.read_text(encoding="utf-8") if own.is_file() else f"# {place.name}\n\nConverted by unmask.\n"
+    facts = GGUF(place).metadata
+    named = facts.get("general.name") or place.stem
+    maker = f", by {facts['general.organization']}" if "general.organization" in facts else ""
+    licence = facts.get("general.license") or "not stated"
+    return f"""---
+license: {licence}
+---
+
+# {named}
+
+From `{place.name}`{maker}, converted by unmask. The weights are their makers' work; quantised ones stay as coarse as
+they were.
+"""
 
 
 def _opened_gguf(file: GGUF) -> Checkpoint:

@@ -35,7 +35,7 @@ def write_public(
         raise ValueError("an int8 model cannot be stored · its weights were rounded · load it with dtype='float32'")
     if config.objective != FAMILY:
         raise ValueError(
-            f"a {config.objective} model is no {layout.name} · such a model writes from left to right alone · "
+            f"a {config.objective} model is no {layout.name} · a {layout.name} writes from left to right alone · "
             "this one cannot be written as one"
         )
     settings = {**layout.settings(config.backbone), **dict.fromkeys(("bos_token_id", "eos_token_id"))}

@@ -1,0 +1,55 @@
+"""`unmask convert`: a model in the layout of another house, or one of theirs in ours."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unmask.cli.faults import used_wrongly
+
+EXAMPLE = """unmask pull smollm2-135m
+unmask convert smollm2-135m smollm2 --to transformers"""
+
+
+class House(StrEnum):
+    """Whose layout."""
+
+    unmask = "unmask"
+    transformers = "transformers"
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A model's folder, a GGUF file, or a base by name.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The folder to write; it must not be there yet.")],
+    to: Annotated[House, typer.Option("--to", help="Whose layout is written.")] = House.unmask,
+) -> None:
+    """Write a model in another layout.
+
+    A public Llama folder or GGUF file becomes a model of ours, or a folder that transformers loads; a left-to-right
+    model of ours goes out. Weights stay as they are; quantised ones of GGUF become bfloat16.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise used_wrongly(f"{target} is already there · nothing is written over · name another folder, or move it")
+    from unmask.adapter import is_adapter
+    from unmask.bases import located
+    from unmask.folder import read_model, stored_dtype, write_model
+    from unmask.public import card_of, write_public
+    from unmask.tensors import placed
+
+    place = located(source) or Path(source)
+    if is_adapter(place):
+        raise ValueError(
+            f"{source} is an adapter · alone it is no model · run: unmask merge {source} {target} --to {to}"
+        )
+    model, tokenizer = read_model(place, stored_dtype(place))
+    card = card_of(place)
+    with placed(target) as folder:
+        if to is House.transformers:
+            write_public(folder, model, tokenizer, card)
+        else:
+            write_model(folder, model, tokenizer, card)
+    shape = model.config.backbone
+    print(f"{target}: {model.n_parameters():,} parameters, {shape.n_layers} layers, {shape.vocab_size:,} tokens")
