@@ -27,8 +27,8 @@ from unmask.folder import read_model, read_tensors, weights
 from unmask.masking.mixture import Mixture
 from unmask.model import Model, ModelConfig
 from unmask.objectives import OBJECTIVES
-from unmask.training import lora
-from unmask.training.config import resolve
+from unmask.training import lora, setup
+from unmask.training.config import difference, resolve
 from unmask.training.loop import Trainer
 from unmask.training.run import train
 
@@ -419,7 +419,6 @@ def test_an_adapter_is_stored_in_fewer_bytes(dtype, run, tmp_path):
     ("settings", "said"),
     [
         (["adapter.rank=4"], "an adapter of nothing · it changes a model that is there · name one"),
-        (["adapter.rank=4", "model=x", "optimiser=muon"], "muon for an adapter · .* take optimiser=adamw"),
         (["adapter.rank=0", "model=x"], "adapter.rank cannot be 0"),
         (["adapter.rnk=1", "model=x"], "unknown key 'adapter.rnk' · the nearest known is 'adapter.rank'|'rank'"),
         (["adapter.targets=[head]", "model=x"], "adapter.targets.0 cannot be 'head'"),
@@ -431,11 +430,33 @@ def test_a_recipe_that_cannot_be_is_refused(settings, said, text):  # noqa: F811
         resolve(text, settings)
 
 
+def test_no_matrix_of_an_adapter_is_muons(base, text, tmp_path):  # noqa: F811
+    settings = [*SETTINGS, "adapter.rank=4", f"model={base}"]
+    assert setup.filled(resolve(text, settings)).optimiser.kind == "adamw"
+    with pytest.raises(ValueError, match="muon for an adapter · .* take optimiser=adamw"):
+        train(text, [*settings, "optimiser=muon"], tmp_path / "run", progress=False)
+
+
 def test_without_peft_the_extra_is_named(base, text, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(lora, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"peft is not installed · .* pip install 'unmask\[train\]'"):
         train(text, [*SETTINGS, "adapter.rank=4", f"model={base}"], tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "config.yaml").exists()  # nothing stands in the way of another try
+
+
+def test_info_says_what_it_is_an_adapter_of(run, base, capsys):
+    assert main(["info", str(run / "model"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    numbers = sum(tensor.numel() for tensor in read_adapter(run / "model").tensors.values())
+    assert (facts["base"], facts["rank"], facts["parameters"]) == (str(base), 4, numbers)
+    assert "layers" not in facts and facts["family"] == "left_to_right"
+
+
+def test_a_section_of_which_nothing_is_said_contradicts_nothing(base, text):  # noqa: F811
+    old = resolve(text, [f"model={base}", "adapter.rank=4"])
+    assert not difference(old, resolve(text, [f"model={base}", "adapter={}"]))[1]
+    plain = resolve(text, [f"model={base}"])
+    assert difference(plain, resolve(text, [f"model={base}", "adapter={}"]))[1] == ["adapter was None, now {}"]
 
 
 def test_loading_needs_no_peft(run):
@@ -459,8 +480,8 @@ def test_merge_writes_one_whole_model(run, tmp_path, capsys):
     model, (merged, _) = read_model(whole)[0], read(run / "model")
     assert model.config == merged.config
     assert all(torch.equal(weight, weights(merged)[name]) for name, weight in weights(model).items())
-    assert main(["merge", str(run / "model"), str(whole)]) == 1
-    assert f"unmask: {whole} is there already · nothing of it is overwritten" in capsys.readouterr().err
+    assert main(["merge", str(run / "model"), str(whole)]) == 2
+    assert f"unmask: {whole} is already there · nothing is written over" in capsys.readouterr().err
 
 
 def test_merge_wants_an_adapter_and_leaves_nothing_half(run, base, tmp_path, capsys, monkeypatch):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from unmask.cli.convert import House
+from unmask.cli.faults import used_wrongly
 
 EXAMPLE = """printf 'The cat sat on the mat.\\nThe dog sat on the log.\\n%.0s' $(seq 200) > animals.txt
 unmask train animals.txt --out runs/base steps=20
@@ -16,42 +16,28 @@ unmask train animals.txt --out runs/adapted model=runs/base/model adapter.rank=4
 unmask merge runs/adapted/model runs/whole"""
 
 
-class Layout(StrEnum):
-    """Whose folder is written."""
-
-    UNMASK = "unmask"
-    TRANSFORMERS = "transformers"
-
-
 def merge(
     adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="The folder of an adapter.")],
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="A folder that is not there yet, or empty.")],
-    to: Annotated[Layout, typer.Option("--to", help="Whose layout; transformers loads the latter.")] = Layout.UNMASK,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The folder to write; it must not be there yet.")],
+    to: Annotated[House, typer.Option("--to", help="Whose layout is written.")] = House.unmask,
 ) -> None:
     """Write an adapter and its base as one whole model.
 
     What comes out needs neither of the two. Weights are stored as float32.
     """
-    from unmask.adapter import is_adapter, read, read_adapter_config
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise used_wrongly(f"{target} is already there · nothing is written over · name another folder, or move it")
+    from unmask.adapter import read, read_adapter_config
     from unmask.folder import CARD, write_model
     from unmask.public import write_public
+    from unmask.tensors import placed
 
-    if not is_adapter(adapter):
-        read_adapter_config(adapter)  # which says why not
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise ValueError(f"{target} is there already · nothing of it is overwritten · choose another TARGET")
     config = read_adapter_config(adapter)
     model, tokenizer = read(adapter)
     own = Path(adapter) / CARD
     card = whole(own.read_text(encoding="utf-8") if own.is_file() else "", config.base, config.sha256)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.partial")
-    try:
-        shutil.rmtree(beside, ignore_errors=True)
-        (write_model if to is Layout.UNMASK else write_public)(beside, model, tokenizer, card)
-        os.replace(beside, target)  # over an empty folder too
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with placed(target) as folder:
+        (write_public if to is House.transformers else write_model)(folder, model, tokenizer, card)
     print(f"merged: {target}")
 
 

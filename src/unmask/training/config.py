@@ -133,15 +133,8 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _adapted(self) -> Recipe:
-        if self.adapter is None:
-            return self
-        if self.model is None:
+        if self.adapter is not None and self.model is None:
             raise ValueError("an adapter of nothing · it changes a model that is there · name one: model=FOLDER")
-        if "kind" in self.optimiser.model_fields_set and self.optimiser.kind != "adamw":
-            raise ValueError(
-                f"{self.optimiser.kind} for an adapter · it takes whole matrices, which stay as they are here · "
-                "take optimiser=adamw, or leave it out"
-            )
         return self
 
     def to_yaml(self) -> str:

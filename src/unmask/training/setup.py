@@ -64,6 +64,11 @@ def filled(recipe: Recipe) -> Recipe:
     """
     if recipe.adapter is not None:
         require_peft()
+        if "kind" in recipe.optimiser.model_fields_set and recipe.optimiser.kind != "adamw":
+            raise ValueError(
+                f"{recipe.optimiser.kind} for an adapter · it takes whole matrices, which stay as they are here · "
+                "take optimiser=adamw, or leave it out"
+            )
     tree = recipe.model_dump(mode="json")
     if recipe.model is not None:
         start = placed(recipe.model)
