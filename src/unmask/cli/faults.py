@@ -12,7 +12,6 @@ EXTRA_OF = {
     "accelerate": "train",
     "datasets": "train",
     "peft": "train",
-    "numpy": "train",
     "yaml": "train",
     "tensorboard": "train",
     "gguf": "gguf",
