@@ -551,6 +551,18 @@ def test_convert_there_and_back(tmp_path, capsys):
     assert len(modes) == 1  # what one may read, one may load
 
 
+def test_info_of_a_public_model(tmp_path, capsys):
+    theirs = llama(tie_word_embeddings=True)
+    for place in (gguf_of(tmp_path / "a.gguf", theirs), written(tmp_path / "in", theirs)):
+        assert unmask("info", place, "--json") == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert (facts["family"], facts["parameters"], facts["vocabulary"]) == ("left_to_right", 26_344, 328)
+        assert (facts["context"], facts["holes"]) == (64, ["___ at the end of a text"])
+        assert facts["licence"] == ("cc0-1.0" if place.is_file() else "not stated")
+    changed(tmp_path / "in", model_type="qwen2")
+    assert unmask("info", tmp_path / "in") == 1 and "'qwen2'" in capsys.readouterr().err
+
+
 def test_convert_leaves_what_was_there(tmp_path, capsys, monkeypatch):
     file = gguf_of(tmp_path / "a.gguf", llama())
     (tmp_path / "full").mkdir()

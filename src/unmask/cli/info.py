@@ -10,16 +10,20 @@ from typing import Annotated, Any
 
 import typer
 
+from unmask import bases
 from unmask.cli import options
 from unmask.cli.lines import print_line
 
 EXAMPLE = "unmask info"
+OURS = {"unmask", "unmask-adapter"}
 DEFAULT = Path(__file__).parents[1] / "weights"
 HOLES = {"blank": "___ (one or more words)", "mask": "[MASK] (one token)", "candidates": "___{a|b}"}
 
 
 def info(
-    model: Annotated[str | None, typer.Argument(metavar="M", help="A folder, or org/name; else built in.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="M", help="A folder, GGUF file, base or org/name; else built in.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Say what a model is.
@@ -38,13 +42,15 @@ def info(
 
 
 def located(model: str | None) -> Path:
-    """The folder of a model; a name on the Hub is fetched into the Hub's own cache.
+    """The folder or GGUF file of a model; a name on the Hub is fetched into the Hub's own cache.
 
     Raises:
         ValueError: when there is no such model.
     """
     folder = Path(model) if model else DEFAULT
-    if (folder / "config.json").is_file():
+    if base := bases.located(folder):
+        return base
+    if folder.is_file() or (folder / "config.json").is_file():
         return folder
     if model and model.count("/") == 1 and not folder.exists():
         from huggingface_hub import snapshot_download
@@ -56,20 +62,48 @@ def located(model: str | None) -> Path:
 
 def describe(folder: Path) -> dict[str, Any]:
     """The facts of a model folder, from its config, the headers of its weights and its card."""
+    if folder.is_file():
+        return describe_public(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("model_type", "unmask") not in OURS:
+        return describe_public(folder)
     weights = sorted(folder.glob("*.safetensors"))
     backbone = config.get("backbone", config)
     family = config.get("objective")
+    shape = {"vocabulary": "vocab_size", "context": "max_length", "layers": "n_layers", "width": "width"}
+    if config.get("model_type") == "unmask-adapter":  # its shape is its base's
+        shape = {"base": "base", "rank": "rank"}
     return {
         "family": family,
         "parameters": config.get("parameters") or sum(map(count_parameters, weights)),
         "megabytes": round(sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) / 1e6, 1),
-        "vocabulary": backbone.get("vocab_size"),
-        "context": backbone.get("max_length"),
-        "layers": backbone.get("n_layers"),
-        "width": backbone.get("width"),
+        **{name: backbone.get(key) for name, key in shape.items()},
         "holes": holes_of(str(family)),
         "licence": licence_of(folder),
+    }
+
+
+def describe_public(place: Path) -> dict[str, Any]:
+    """The facts of a public folder or GGUF file, as the model that it is read as."""
+    import torch
+
+    from unmask.folder import read_config
+    from unmask.model import hollow
+    from unmask.public import card_of
+
+    config = read_config(place)
+    shape = config.backbone
+    files = [place] if place.is_file() else [path for path in place.iterdir() if path.is_file()]
+    return {
+        "family": config.objective,
+        "parameters": hollow(config, torch.float32).n_parameters(),
+        "megabytes": round(sum(path.stat().st_size for path in files) / 1e6, 1),
+        "vocabulary": shape.vocab_size,
+        "context": shape.max_length,
+        "layers": shape.n_layers,
+        "width": shape.width,
+        "holes": ["___ at the end of a text"],
+        "licence": licence_in(card_of(place)),
     }
 
 
@@ -104,9 +138,14 @@ def holes_of(family: str) -> list[str]:
 
 
 def licence_of(folder: Path) -> str:
-    """The licence that the model's card names in the lines at its head."""
+    """The licence that the model's card names."""
     card = folder / "README.md"
-    lines = iter(card.read_text(encoding="utf-8").splitlines() if card.is_file() else [])
+    return licence_in(card.read_text(encoding="utf-8") if card.is_file() else "")
+
+
+def licence_in(card: str) -> str:
+    """The licence that a card names in the lines at its head."""
+    lines = iter(card.splitlines())
     if next(lines, "") == "---":
         for line in takewhile(lambda line: line != "---", lines):
             if line.lower().startswith(("license:", "licence:")):
