@@ -137,20 +137,31 @@ class _Block:
         at[self.flat] = plan.new[self.queries]
         at = at.view(self.shape)
         self.sees = column <= (at - starts[:, None])[..., None]  # [b, Q, L]; padding lies ahead of all
+        self.masks: dict[int | None, Tensor | None] = {}
         self.apart = (view.position[at][..., None] - view.position[grid][:, None]).abs()
 
     def attend(self, q: Tensor, store: Tensor, window: int | None) -> Tensor:
         """`q [K, H, d]` of all new elements over a layer's store; of this block's, `[k, H, d]`."""
         (b, n), (heads, width) = self.shape, q.shape[1:]
-        padded = q.new_zeros(b * n, heads, width)
-        padded[self.flat] = q[self.queries]
+        if self.flat.numel() == b * n:
+            padded = q[self.queries]
+        else:
+            padded = q.new_zeros(b * n, heads, width)
+            padded[self.flat] = q[self.queries]
         k, v = (part.transpose(1, 2) for part in store[self.slots].unbind(2))  # [b, G, L, d] each
-        if (repeat := heads // k.shape[1]) > 1:
-            k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-        sees = self.sees if window is None else self.sees & (self.apart <= window)
-        q = padded.view(b, n, heads, width).transpose(1, 2)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=sees[:, None])
-        return out.transpose(1, 2).reshape(b * n, heads, width)[self.flat]
+        groups = k.shape[1]
+        # The heads that share keys stand behind each other as if they were more queries.
+        q = padded.view(b, n, groups, heads // groups, width).permute(0, 2, 3, 1, 4).reshape(b, groups, -1, width)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(window, heads // groups))
+        out = out.view(b, groups, heads // groups, n, width).permute(0, 3, 1, 2, 4).reshape(b * n, heads, width)
+        return out if self.flat.numel() == b * n else out[self.flat]
+
+    def _mask(self, window: int | None, repeat: int) -> Tensor | None:
+        """What the queries of one key head see, `[b, 1, repeat * Q, L]`; None: everything."""
+        if window not in self.masks:
+            sees = self.sees if window is None else self.sees & (self.apart <= window)
+            self.masks[window] = None if bool(sees.all()) else sees.repeat(1, repeat, 1)[:, None]
+        return self.masks[window]
 
 
 def beginnings(view: View) -> Tensor:
