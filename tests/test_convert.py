@@ -285,6 +285,7 @@ def test_numbers_stay_as_they_are(dtype, tmp_path):
 
 def test_what_is_no_llama_is_not_written_as_one(tmp_path):
     model, tokenizer = read_model(written(tmp_path / "in"))
+    assert not model.objective.head.words.bias.requires_grad  # a whole model that is trained can go out too
     with torch.no_grad():
         model.objective.head.words.bias[7] = 1.0
     with pytest.raises(ValueError, match="'head.words.bias' is not zero"):
@@ -293,6 +294,7 @@ def test_what_is_no_llama_is_not_written_as_one(tmp_path):
     own = {"signs": {name: 8 + i for i, name in enumerate(tokenizer.signs)}, "special": tuple(range(8, 16))}
     for family, backbone, said in [
         ("left_to_right", shape, "qk_norm is True · in a Llama it is False"),
+        ("left_to_right", replace(shape, qk_norm=False), "output_bias is True"),
         ("left_to_right", replace(shape, qk_norm=False, norm="layer"), "norm is 'layer'"),
         ("blank_lm", replace(shape, qk_norm=False), "a blank_lm model is no Llama"),
     ]:

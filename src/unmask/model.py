@@ -88,6 +88,9 @@ class Model(nn.Module):
         objective: Objective = OBJECTIVES[config.objective](
             vocabulary, config.backbone.width, self.backbone.output, **(config.options or {})
         )
+        for part in objective.head.modules():
+            if isinstance(part, WordHead) and not config.backbone.output_bias:
+                part.bias.requires_grad_(False)  # it stays 0
         return objective
 
     def initialise(self, seed: int) -> None:

@@ -204,7 +204,7 @@ class Layout:
         return tensor
 
 
-_GATED_RMS = {"norm": "rms", "gated": True, "activation": "silu", "bias": False, "qk_norm": False}
+_GATED_RMS = {"norm": "rms", "gated": True, "activation": "silu", "bias": False, "qk_norm": False, "output_bias": False}
 _GLOBAL = {"global_every": 1, "n_segments": 0}
 
 # `config.json` and safetensors as `transformers` writes them. Rotary angles turn number i and i + half of a head.

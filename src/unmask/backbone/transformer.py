@@ -46,6 +46,7 @@ class BackboneConfig:
     n_segments: int = 0  # 0: no segment embedding
     max_length: int = 512  # the longest row it was made for, in elements
     tied: bool = True  # the output matrix is the embedding
+    output_bias: bool = True  # words have a bias of their own at the output; it is the head's
 
     def __post_init__(self) -> None:
         if (self.width % self.n_heads and self.head_dim is None) or self.head_width % 2:
