@@ -1,7 +1,7 @@
 """The documents are run: what README and docs show is what happens.
 
 A ```python block is executed, block after block of one file in one namespace, in an empty folder. What a page adds to
-the package's tables (families, policies, masking laws) is gone when it ends.
+the package's tables (families, policies, masking laws, checkpoint layouts) is gone when it ends.
 - With `>>>` prompts it is a doctest: each answer is compared.
 - Without, it is executed; a ```text block right after it is what it prints.
 - After a line `<!-- not run: reason -->` a block is left alone.
@@ -22,6 +22,7 @@ from unittest.mock import patch
 
 import pytest
 
+from unmask.backbone.convert import LAYOUTS
 from unmask.decoding.policies import POLICIES
 from unmask.masking import LAWS
 from unmask.objectives import OBJECTIVES
@@ -76,7 +77,10 @@ def run(block: Block, names: dict[str, Any], where: str) -> None:
 
 
 def run_page(path: Path, folder: Path) -> None:
-    with contextlib.chdir(folder), patch.dict(OBJECTIVES), patch.dict(POLICIES), patch.dict(LAWS):
+    tables = (OBJECTIVES, POLICIES, LAWS, LAYOUTS)
+    with contextlib.chdir(folder), contextlib.ExitStack() as whole_again:
+        for table in tables:
+            whole_again.enter_context(patch.dict(table))
         names: dict[str, Any] = {"__name__": "__main__"}
         for block in blocks(path.read_text(encoding="utf-8")):
             run(block, names, path.name)
