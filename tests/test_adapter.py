@@ -21,6 +21,7 @@ from test_training import TINY, losses, text  # noqa: F401  (`text` is a fixture
 from unmask import adapter as adapters
 from unmask.adapter import AdapterConfig, is_adapter, merge, origin, read, read_adapter, shapes, write_adapter
 from unmask.backbone import BackboneConfig
+from unmask.backbone.int8 import can_int8
 from unmask.backbone.rows import RowEmbedding
 from unmask.cli import main
 from unmask.folder import read_model, read_tensors, weights
@@ -248,6 +249,15 @@ def test_loading_puts_both_together(run, base):
     assert lm.fill("The ___ and the ___{1} sat by the wall.", n=2)
     assert lm.model.objective.told == 0.25 and alone.model.objective.told == 0
     assert not any(isinstance(part, RowEmbedding) or hasattr(part, "lora_A") for part in lm.model.modules())
+
+
+@pytest.mark.parametrize(("dtype", "near"), [("float64", 1e-4), ("bfloat16", 0.5), ("int8", 0.5)])
+def test_an_adapter_is_read_in_any_precision(dtype, near, run):
+    if dtype == "int8" and not can_int8():
+        pytest.skip("no kernels for bytes here")
+    sentence = "The cat and the dog sat by the wall."
+    wanted = unmask.load(run / "model", dtype="float32").score(sentence).log_prob
+    assert unmask.load(run / "model", dtype=dtype).score(sentence).log_prob == pytest.approx(wanted, abs=near)
 
 
 def test_merged_and_apart_agree_in_float32(run, base):
