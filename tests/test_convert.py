@@ -1,18 +1,15 @@
 """Public checkpoints: read and written they compute what `transformers` computes; what is not known is named."""
 
 import json
-import struct
-import sys
 import weakref
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import tokenizers
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
+from llamas import IDS, SHAPE, SHAPES, back, changed, differs, fault, gguf_of, llama, logits, spoken, written
 from unmask.backbone import Backbone, BackboneConfig
 from unmask.backbone.convert import LLAMA
 from unmask.backbone.int8 import can_int8
@@ -22,91 +19,7 @@ from unmask.folder import read_config, read_model, read_tokenizer, stored_dtype,
 from unmask.language_model import LanguageModel
 from unmask.model import Model, ModelConfig, quantise
 from unmask.public import write_public
-from unmask.public.gguf import GGUF
-from unmask.public.gguf import _quantisation as quantisation
 from unmask.tokenizer.tokenizer import PROBES
-from unmask.view import View
-
-TEXTS = ["The cat sat on the mat, in 1984 or 85.", "She didn't see the dog;\n\tit saw her!", "naïve café 你好"] * 9
-SHAPE = {
-    "vocab_size": 320,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 48,
-    "max_position_embeddings": 64,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": False,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0},
-    "bos_token_id": 1,
-    "eos_token_id": 0,
-}
-SHAPES = {
-    "grouped": {},
-    "tied": {"tie_word_embeddings": True},
-    "one key head for each": {"num_key_value_heads": 4},
-    "heads of their own width": {"head_dim": 12},
-    "biases": {"attention_bias": True, "mlp_bias": True},
-    "biases of attention": {"attention_bias": True},
-}
-
-
-def spoken(digits: bool = True) -> tokenizers.Tokenizer:
-    """A byte-level vocabulary like that of SmolLM2, on the spot: 304 tokens, so that the model has rows to spare."""
-    made = tokenizers.Tokenizer(models.BPE())
-    cut = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
-    made.pre_tokenizer = pre_tokenizers.Sequence([*cut, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    made.decoder = decoders.ByteLevel()
-    ends = [AddedToken(name, special=True) for name in ("<|endoftext|>", "<|im_start|>")]
-    trainer = trainers.BpeTrainer(
-        vocab_size=304,
-        special_tokens=ends,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-        min_frequency=1,
-    )
-    made.train_from_iterator(TEXTS, trainer)
-    assert made.get_vocab_size() == 304
-    return made
-
-
-def llama(**changes):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    theirs = LlamaForCausalLM(LlamaConfig(**{**SHAPE, **changes})).eval()
-    with torch.no_grad():
-        for parameter in theirs.parameters():  # norms and biases too, or a mistake in their places would not show
-            parameter.copy_(torch.randn_like(parameter) * 0.2 + (parameter.dim() == 1))
-    return theirs
-
-
-def written(folder: Path, theirs=None, shards: str = "5GB", **changes) -> Path:
-    """A public folder with a tokenizer."""
-    (theirs or llama(**changes)).save_pretrained(folder, max_shard_size=shards)
-    spoken().save(str(folder / "tokenizer.json"))
-    return folder
-
-
-def logits(model: Model, ids: list[int]) -> torch.Tensor:
-    """What follows each token, by our own means: `[T, V]`, signs and public special tokens at -inf."""
-    index = torch.arange(len(ids))
-    view = View(torch.tensor(ids), torch.tensor([0, len(ids)]), index, index, stage=index, causal=True)
-    with torch.no_grad():
-        return model.objective.head.words.logits(model.backbone(view))
-
-
-def differs(model: Model, theirs, ids: list[int]) -> float:
-    """How far our logits of the public words are from theirs, at most."""
-    with torch.no_grad():
-        wanted = theirs(torch.tensor([ids])).logits[0].float()
-    words = [i for i in range(min(wanted.shape[1], model.config.backbone.vocab_size)) if i not in model.config.special]
-    assert len(words) > 300
-    return float((logits(model, ids)[:, words] - wanted[:, words]).abs().max())
-
-
-IDS = [5, 300, 17, 17, 4, 99, 250, 3, 271, 8, 60]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -128,12 +41,6 @@ def test_a_llama_folder_computes_the_same_in_and_out(shape, tmp_path):
     assert third.config == model.config and differs(third, again, IDS) < 2e-5
 
 
-def back(folder: Path):
-    from transformers import LlamaForCausalLM
-
-    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-
 def test_shards_in_and_out(tmp_path):
     theirs = llama(tie_word_embeddings=True)
     model, tokenizer = read_model(written(tmp_path / "in", theirs, shards="20KB"))
@@ -142,21 +49,6 @@ def test_shards_in_and_out(tmp_path):
     write_public(tmp_path / "out", model, tokenizer, shard_bytes=20_000)
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 2
     assert differs(model, back(tmp_path / "out"), IDS) < 2e-5
-
-
-def changed(folder: Path, **settings) -> Path:
-    """The folder with other settings; None takes one out."""
-    said = json.loads((folder / "config.json").read_text()) | settings
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in said.items() if v is not None}))
-    return folder
-
-
-def fault(place: Path, read=read_model) -> str:
-    with pytest.raises(ValueError) as caught:
-        read(place)
-    said = str(caught.value)
-    assert "\n" not in said and said.count(" · ") == 2 and str(place) in said, said
-    return said
 
 
 @pytest.mark.parametrize(
@@ -313,224 +205,6 @@ def test_an_output_matrix_of_its_own_in_bytes(tied, tmp_path):
     words = plain.isfinite()
     assert model.bytewise and 0 < (rough - plain)[words].abs().max() < 0.1 * plain[words].abs().max()
     assert model.n_parameters() == n
-
-
-# GGUF files.
-
-KINDS = ["F32", "F16", "BF16", "Q8_0", "Q4_1"]
-
-
-def gguf_of(path: Path, theirs, kind: str = "F32", made: tokenizers.Tokenizer | None = None, **facts) -> Path:
-    """A GGUF file as llama.cpp's converter writes it: rows of q and k in its own order, norms in float32."""
-    import gguf
-
-    config, made = theirs.config, made or spoken()
-    out = gguf.GGUFWriter(path, "llama")
-    if align := facts.pop("general.alignment", None):
-        out.add_custom_alignment(align)
-    said = {
-        "llama.block_count": config.num_hidden_layers,
-        "llama.context_length": config.max_position_embeddings,
-        "llama.embedding_length": config.hidden_size,
-        "llama.feed_forward_length": config.intermediate_size,
-        "llama.attention.head_count": config.num_attention_heads,
-        "llama.attention.head_count_kv": config.num_key_value_heads,
-        "llama.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "llama.rope.freq_base": config.rope_parameters["rope_theta"],
-        "llama.rope.dimension_count": config.head_dim,
-        "llama.vocab_size": config.vocab_size,
-        "general.license": "cc0-1.0",
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "smollm",
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 0,
-        "tokenizer.ggml.add_bos_token": False,
-    } | facts
-    for key, value in said.items():
-        if value is not None:
-            add = {str: out.add_string, float: out.add_float32, bool: out.add_bool, int: out.add_uint32}[type(value)]
-            add(key, value)
-    size = config.vocab_size
-    vocabulary = {number: token for token, number in made.get_vocab(with_added_tokens=True).items()}
-    out.add_token_list([vocabulary.get(i, f"[PAD{i}]") for i in range(size)])
-    control = {number for number, added in made.get_added_tokens_decoder().items() if added.special}
-    out.add_token_types([3 if i in control else 1 if i in vocabulary else 5 for i in range(size)])
-    merges = json.loads(made.to_str())["model"]["merges"]
-    out.add_token_merges([" ".join(pair) for pair in merges])
-    names = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output"}
-    names |= {"gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down"}
-    names |= {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
-    top = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-    for name, tensor in theirs.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
-            continue
-        stem, _, end = name.rpartition(".")
-        parts = stem.split(".")
-        new = top.get(stem) or f"blk.{parts[2]}.{names[parts[-1]]}"
-        if parts[-1] in ("q_proj", "k_proj"):  # the converter's `permute`
-            heads = config.num_attention_heads if parts[-1] == "q_proj" else config.num_key_value_heads
-            tensor = tensor.reshape(heads, 2, -1, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
-        number = gguf.GGMLQuantizationType[kind if tensor.dim() > 1 else "F32"]
-        data = gguf.quants.quantize(tensor.numpy(), number)
-        out.add_tensor(f"{new}.{end}", data, raw_dtype=number)
-    out.write_header_to_file()
-    out.write_kv_data_to_file()
-    out.write_tensors_to_file()
-    out.close()
-    return path
-
-
-@pytest.mark.parametrize("shape", ["grouped", "tied", "heads of their own width", "biases"])
-def test_a_gguf_file_computes_the_same(shape, tmp_path):
-    theirs = llama(**SHAPES[shape])
-    file = gguf_of(tmp_path / "a.gguf", theirs)
-    model, tokenizer = read_model(file)
-    assert differs(model, theirs, IDS) < 2e-5
-    folder, _ = read_model(written(tmp_path / "in", theirs))
-    assert model.config == folder.config == read_config(file)
-    text = "She sat in 1984;\n\t the naïve 你好 <|im_start|>"
-    assert tokenizer.encode(text) == read_tokenizer(tmp_path / "in").encode(text) == read_tokenizer(file).encode(text)
-    assert differs(model, back(write_public(tmp_path / "out", model, tokenizer)), IDS) < 2e-5
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_numbers_of_every_kind(kind, tmp_path):
-    import gguf
-
-    theirs = llama(hidden_size=64, intermediate_size=96)
-    file = gguf_of(tmp_path / "a.gguf", theirs, kind)
-    exact = {"F32": torch.float32, "F16": torch.float16}
-    assert stored_dtype(file) == exact.get(kind, torch.bfloat16)
-    number, weights = gguf.GGMLQuantizationType[kind], theirs.state_dict()
-    with torch.no_grad():
-        for tensor in weights.values():
-            if tensor.dim() > 1:
-                packed = gguf.quants.quantize(tensor.numpy(), number)
-                tensor.copy_(torch.tensor(gguf.quants.dequantize(packed, number)))
-    model, _ = read_model(file)
-    assert differs(model, theirs, IDS) < 2e-5
-    narrow, _ = read_model(file, torch.bfloat16)
-    ours, wide = (one.backbone.layers[1].attention.qkv.weight for one in (narrow, model))
-    assert torch.equal(ours, wide.to(torch.bfloat16))
-
-
-def test_the_header_is_read_as_the_package_reads_it(tmp_path):
-    import gguf
-
-    path = gguf_of(
-        tmp_path / "a.gguf", llama(intermediate_size=64), "Q8_0", **{"general.alignment": 64, "llama.some": -1.5}
-    )
-    ours, theirs = GGUF(path), gguf.GGUFReader(path)
-    fields = {name: field.contents() for name, field in theirs.fields.items() if not name.startswith("GGUF.")}
-    assert ours.metadata == {k: pytest.approx(v) if isinstance(v, float) else v for k, v in fields.items()}
-    assert ours.metadata["llama.attention.layer_norm_rms_epsilon"] == 1e-5  # not the 9.99e-6 of float32
-    assert list(ours) == [tensor.name for tensor in theirs.tensors]
-    for tensor in theirs.tensors:
-        wanted = torch.tensor(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
-        assert torch.equal(ours[tensor.name], wanted) and ours[tensor.name].shape == tuple(tensor.shape[::-1].tolist())
-
-
-def llama_bpe() -> tokenizers.Tokenizer:
-    made = spoken(digits=False)
-    cut = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    cut += r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(cut), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    made.model.ignore_merges = True
-    return made
-
-
-@pytest.mark.parametrize(
-    ("pre", "make"), [("smollm", spoken), ("gpt-2", lambda: spoken(digits=False)), ("llama-bpe", llama_bpe)]
-)
-def test_a_vocabulary_is_made_anew(pre, make, tmp_path):
-    made = make()
-    file = gguf_of(tmp_path / "a.gguf", llama(), made=made, **{"tokenizer.ggml.pre": pre})
-    ours = read_tokenizer(file)
-    for text in [
-        "The cat sat on the mat, in 1984 or 85.",
-        "SHE'LL  didn't\r\n\n\tsee!?\n",
-        "naïve 你好 ½ 3.14",
-        " x",
-        "",
-    ]:
-        assert ours.encode(text) == made.encode(text).ids, text
-        assert ours.decode(ours.encode(text)) == text
-    assert ours.encode("<|im_start|>") != [1] and ours.special[:2].all() and ours.special[304:].all()
-    assert ours.exact
-
-
-def test_what_stands_before_and_behind_a_text_comes_along(tmp_path):
-    facts = {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.add_eos_token": True}
-    file = gguf_of(tmp_path / "a.gguf", llama(), **facts)
-    definition = read_tokenizer(file).definition
-    encode = tokenizers.Tokenizer.from_str(json.dumps(definition)).encode
-    ids = spoken().encode("The cat").ids
-    assert encode("The cat").ids == [1, *ids, 0] and encode("The cat", add_special_tokens=False).ids == ids
-
-
-@pytest.mark.parametrize(
-    ("facts", "named"),
-    [
-        ({"general.architecture": "qwen2"}, "architecture 'qwen2'"),
-        ({"llama.expert_count": 8}, "llama.expert_count is 8"),
-        ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'"),
-        ({"llama.new_trick": 1}, "a setting 'llama.new_trick'"),
-        ({"llama.block_count": None}, "no 'llama.block_count'"),
-        ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model is 'llama'"),
-        ({"tokenizer.ggml.pre": "tekken"}, "tokenizer.ggml.pre is 'tekken'"),
-        ({"tokenizer.ggml.pre": None}, "tokenizer.ggml.pre is None"),
-        ({"split.count": 3}, "one of 3 parts"),
-        ({"llama.attention.head_count_kv": 1}, "'blk.0.attn_k.weight' has shape (16, 32)"),
-        ({"llama.block_count": 3}, "no tensor 'blk.2.attn_k.weight'"),
-    ],
-)
-def test_a_gguf_file_that_is_not_known_is_named(facts, named, tmp_path):
-    architecture = facts.pop("general.architecture", None)
-    path = gguf_of(tmp_path / "a.gguf", llama(), **facts)
-    if architecture:
-        path.write_bytes(path.read_bytes().replace(b"llama", b"qwen2"))
-    assert named in fault(path)
-
-
-def test_broken_gguf_files_are_named(tmp_path):
-    path = gguf_of(tmp_path / "a.gguf", llama(intermediate_size=64), "Q8_0")
-    whole = path.read_bytes()
-
-    def of(data: bytes) -> str:
-        path.write_bytes(data)
-        return fault(path)
-
-    assert "is no GGUF file" in of(b"PK" + whole[2:])
-    assert "is empty" in of(b"")
-    assert "version 9" in of(whole[:4] + struct.pack("<I", 9) + whole[8:])
-    assert "byte order" in of(whole[:4] + struct.pack(">I", 3) + whole[8:])
-    for length in (6, 20, 100, 700, 3000, 9000, len(whole) // 2, len(whole) - 1):
-        assert "is cut short" in of(whole[:length]), length
-    at = whole.index(b"token_embd.weight") + len(b"token_embd.weight") + 4 + 2 * 8  # the number of its quantisation
-    assert struct.unpack("<I", whole[at : at + 4]) == (8,)
-    for number, said in [(99, "quantisation 99"), (9, "quantisation Q8_1")]:
-        assert said in of(whole[:at] + struct.pack("<I", number) + whole[at + 4 :])
-    at = whole.index(b"general.license") + len(b"general.license")
-    assert "value of kind 77" in of(whole[:at] + struct.pack("<I", 77) + whole[at + 4 :])
-    other = tmp_path / "model.bin"  # known by what it is, not by what it is called
-    other.write_bytes(whole)
-    assert read_config(other).backbone.width == 32
-    other.write_bytes(b"not a model")
-    assert "is no model" in fault(other)
-
-
-def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
-    path = gguf_of(tmp_path / "a.gguf", llama())
-    quantisation.cache_clear()
-    monkeypatch.setitem(sys.modules, "gguf.constants", None)
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(ValueError, match=r"gguf is not installed .* pip install 'unmask\[gguf\]'"):
-        read_model(path)
 
 
 # The command.

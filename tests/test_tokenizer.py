@@ -211,6 +211,12 @@ def test_a_public_vocabulary_gets_signs_of_its_own(make):
         extended(public, size - 5)
 
 
+def test_a_vocabulary_with_gaps_takes_no_signs():
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "c": 5}, unk_token="a"))
+    with pytest.raises(ValueError, match="its ids have gaps"):
+        extended(json.loads(made.to_str()), 8)
+
+
 # Rows with holes
 
 

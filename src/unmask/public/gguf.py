@@ -1,7 +1,7 @@
 """A GGUF file: what it says of itself, and its tensors, dequantised one by one.
 
-The header is read here, since the `gguf` package makes several objects of every word of a vocabulary (3.6 s and 100 MB
-for 49,152 words, here 0.3 s). What the numbers mean is the package's business. Source of the format:
+The header is read here, since the `gguf` package makes several objects of every word of a vocabulary: 3 s for 49,152
+words and their merges, here 0.1 s. What the numbers mean is the package's business. Source of the format:
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
