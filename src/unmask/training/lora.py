@@ -1,6 +1,6 @@
 """Training an adapter: low-rank changes of a frozen model's matrices through `peft`, and rows of its own for signs.
 
-The rows are ours (`backbone/rows.py`): with peft 0.21 the whole matrix is made anew at every use, its gradient as large.
+The rows are ours (`backbone/rows.py`): peft 0.21 makes the whole matrix anew at every use, its gradient as large.
 """
 
 from __future__ import annotations
