@@ -115,6 +115,22 @@ def test_a_missing_file_is_named(name, named, tmp_path):
     assert named in fault(tmp_path / "in")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("config.json", "[]", "is no table of settings"),
+        ("config.json", '{"model_type": "llama"', "config.json is not JSON"),
+        ("model.safetensors", "x" * 99, "model.safetensors is broken"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "model-9.safetensors"}}', "has no model-9.safetensors"),
+        ("model.safetensors.index.json", "{}", "index.json is broken"),
+        ("tokenizer.json", "{}", "tokenizer.json is no tokenizer"),
+    ],
+)
+def test_a_broken_file_is_named(name, content, named, tmp_path):
+    (written(tmp_path / "in") / name).write_text(content)
+    assert named in fault(tmp_path / "in")
+
+
 def test_one_tensor_at_a_time_is_in_memory(tmp_path):
     class Watched(dict):
         last, reads = None, 0
