@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import unmask
 from families import clean_canvas, noise_for, tiny_model
-from test_convert import IDS, back, differs, gguf_of, llama, written
+from llamas import IDS, back, differs, gguf_of, llama, written
 from test_training import TINY, losses, text  # noqa: F401  (`text` is a fixture)
 from unmask import adapter as adapters
 from unmask.adapter import AdapterConfig, is_adapter, merge, origin, read, read_adapter, shapes, write_adapter
