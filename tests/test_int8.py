@@ -1,5 +1,7 @@
 """Products in bytes: what they compute, that company changes nothing, and what a model makes of them."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,9 +9,11 @@ import pytest
 import torch
 
 from families import clean_canvas, tiny_model
+from llamas import gguf_of, llama
 from toys import toy
 from unmask.backbone import int8
 from unmask.backbone.int8 import Int8Linear, round_rows, weight_steps
+from unmask.bases import located
 from unmask.canvas import Role
 from unmask.folder import write_model
 from unmask.language_model import LanguageModel
@@ -89,6 +93,33 @@ def test_loading_and_storing(tmp_path: Path) -> None:
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     with pytest.raises(ValueError, match="int8"):
         write_model(tmp_path / "other", lm.model, lm.tokenizer, "")
+
+
+def test_a_public_model_is_read_as_narrow_as_it_is_stored(tmp_path: Path) -> None:
+    wide = {"hidden_size": 128, "intermediate_size": 192, "tie_word_embeddings": True}
+    file = gguf_of(tmp_path / "small.gguf", llama(**wide), kind="Q8_0")
+    fine, coarse = (LanguageModel.from_pretrained(file, device="cpu", dtype=dtype) for dtype in ("float32", "int8"))
+    assert coarse.model.bytewise
+    assert coarse.model.backbone.embedding.weight.dtype == torch.bfloat16  # looked up, never multiplied
+    texts = ["The cat sat", "She saw the dog"]
+    for one, other in zip(fine.score(texts), coarse.score(texts), strict=True):
+        assert one.log_prob == pytest.approx(other.log_prob, rel=0.05)
+
+
+@pytest.mark.slow
+def test_a_public_model_of_135_million_weights_fits_in_700_megabytes() -> None:
+    try:
+        located("smollm2-135m")
+    except ValueError as missing:
+        pytest.skip(str(missing))
+    code = """
+import resource, unmask
+lm = unmask.load("smollm2-135m", device="cpu", dtype="int8")
+assert lm.fill("Paris is the capital of ___{1}")[0].holes[0].text == "France"
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= 700
 
 
 def test_what_is_fastest(monkeypatch: pytest.MonkeyPatch) -> None:

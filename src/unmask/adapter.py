@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unmask.backbone import BackboneConfig
 from unmask.bases import BASES, located
 from unmask.folder import (
     CARD,
@@ -26,7 +27,9 @@ from unmask.folder import (
     packed,
     read_config,
     read_model,
+    read_shape,
     read_tensors,
+    stored_dtype,
     unpacked,
     weights,
     write_tensors,
@@ -142,6 +145,16 @@ def config_of(path: str | Path) -> ModelConfig:
         return read_config(path)
     config = read_adapter_config(path)
     return replace(read_config(base_of(config, path)), options=config.options)
+
+
+def shape_of(path: str | Path) -> tuple[BackboneConfig, torch.dtype]:
+    """The shape of a model's backbone, or of an adapter's base, and what holds its weights without loss.
+
+    Raises:
+        ValueError: as `read` does.
+    """
+    place = base_of(read_adapter_config(path), path) if is_adapter(path) else path
+    return read_shape(place), stored_dtype(place)
 
 
 def base_of(config: AdapterConfig, folder: str | Path) -> Path:

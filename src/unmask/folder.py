@@ -112,6 +112,15 @@ def stored_dtype(place: str | Path) -> torch.dtype:
     return promoted(Tensors(place).dtypes)
 
 
+def read_shape(place: str | Path) -> BackboneConfig:
+    """Read the shape of a model's backbone, and no more; of a public one before its signs.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    return opened(Path(place)).shape if is_public(Path(place)) else read_config(place).backbone
+
+
 def read_tokenizer(place: str | Path) -> Tokenizer:
     """Read a model's tokenizer; a public one gets signs of its own, as its model does. Also a `tokenizer.json` alone.
 

@@ -9,7 +9,7 @@ from typing import Any, overload
 
 import torch
 
-from unmask.adapter import read
+from unmask.adapter import read, shape_of
 from unmask.bases import located
 from unmask.canvas import Canvas, Role
 from unmask.decoding.answers import fills_of, history, some, write
@@ -30,6 +30,7 @@ from unmask.tokenizer import Reading, Tokenizer
 WEIGHTS = Path(__file__).parent / "weights"  # the default model
 BEAM = 8  # open rows, at least, unless told
 MAX_WORDS = 60  # of `generate`, unless told
+KINDS = ("auto", "float32", "bfloat16", "float64", "int8")  # of weights in memory
 LENGTHS = (1, 2, 3, 4)  # words that a free blank gets with `by_length`
 
 Pieces = Sequence[str | Sign]
@@ -73,21 +74,23 @@ class LanguageModel:
     ) -> LanguageModel:
         """Read a model folder, one of the Hub, or the default; see `load`."""
         folder = _find(name)
-        kinds = {"auto": None, "int8": torch.float32}
-        kinds |= {name: getattr(torch, name) for name in ("float32", "bfloat16", "float64")}
-        if dtype not in kinds:
+        if dtype not in KINDS:
             raise ValueError(
-                f"no dtype {dtype!r} · weights are read as one that is known · choose of {', '.join(kinds)}"
+                f"no dtype {dtype!r} · weights are read as one that is known · choose of {', '.join(KINDS)}"
             )
-        model, tokenizer = read(folder, kinds[dtype])
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         on_cpu = torch.device(where).type == "cpu"
         if dtype == "int8" and not on_cpu:
             raise ValueError(f"int8 on {where} · it is for filling on a CPU · choose bfloat16, or device='cpu'")
-        stored = model.backbone.embedding.weight.dtype
-        auto = dtype == "auto" and on_cpu and stored == torch.float32 and fastest(model.config.backbone) == "int8"
-        if dtype == "int8" or auto:
+        if on_cpu and dtype in ("auto", "int8"):
+            shape, stored = shape_of(folder)
+            if dtype == "auto" and stored != torch.float64:
+                dtype = fastest(shape)
+        if dtype == "int8":  # read as it is stored: the wider whole is never there
+            model, tokenizer = read(folder, torch.float32 if stored == torch.float64 else stored)
             model = quantise(model)
+        else:
+            model, tokenizer = read(folder, None if dtype == "auto" else getattr(torch, dtype))
         card = folder / CARD
         lm = cls(model.to(where), tokenizer, card.read_text(encoding="utf-8") if card.exists() else None)
         lm.source = folder

@@ -171,7 +171,9 @@ def fastest(config: BackboneConfig) -> str:
 
 
 def quantise(model: Model) -> Model:
-    """Turn a float32 model on a CPU into one that computes in bytes; for filling and scoring only. It is changed.
+    """Turn a model on a CPU into one that computes in bytes; for filling and scoring only. It is changed.
+
+    Its matrices go one by one; what is left of it becomes float32, but for the embedding, which is only looked up.
 
     Raises:
         ValueError: when this machine cannot.
@@ -182,4 +184,7 @@ def quantise(model: Model) -> Model:
     for part in model.modules():
         if isinstance(part, WordHead):
             part.product = Int8Linear(part.embedding.weight, tied=True)
+    for parameter in model.parameters():
+        if parameter is not model.backbone.embedding.weight:
+            parameter.data = parameter.data.float()
     return model

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 ZERO = 128  # the byte that means 0 in activations, whose bytes have no sign
+PART = 1024  # rows that are rounded at once
 LEAST = 32  # layers narrower than this on either side stay as they are: nothing to win
 
 
@@ -44,9 +45,13 @@ class Int8Linear(nn.Module):
 
 def round_rows(weight: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """`weight [O, I]` as whole numbers from `-steps` to `steps`, int8 `[O, I]`, and what one is worth, `[O, 1]`."""
-    weight = weight.detach().float()
-    scale = (weight.abs().amax(1, keepdim=True) / steps).clamp(min=1e-30)
-    return (weight / scale).round().to(torch.int8), scale
+    weight = weight.detach()
+    rounded, scale = torch.empty(weight.shape, dtype=torch.int8), torch.empty(weight.shape[0], 1)
+    for part, some, one in zip(weight.split(PART), rounded.split(PART), scale.split(PART), strict=True):
+        wide = part.float()  # a few rows at a time: a vocabulary's matrix is large
+        one.copy_((wide.abs().amax(1, keepdim=True) / steps).clamp(min=1e-30))
+        some.copy_((wide / one).round())
+    return rounded, scale
 
 
 def swap_linear(module: nn.Module) -> None:

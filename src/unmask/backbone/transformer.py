@@ -209,7 +209,7 @@ class Backbone(nn.Module):
     def _through(self, view: View, pattern: Pattern | Plan, read: Tensor | None) -> Tensor:
         """The elements that a pattern wants computed, through all layers; of those the ones to be read."""
         config, position = self.config, pattern.of(view.position)
-        x = self.embedding(pattern.of(view.ids))
+        x = self.embedding(pattern.of(view.ids)).to(self.norm.weight.dtype)
         if self.segment_embedding is not None and view.segment is not None:
             x = x + self.segment_embedding(pattern.of(view.segment))
         turns = {True: rotary(position, config.head_width, config.rope_base, x.dtype)}

@@ -84,7 +84,9 @@ class Checkpoint:
             weights[name] = weights[name].detach()[:size]  # the rows that are theirs
         self.layout.pour(self.tensors, weights, config.backbone, self.where)
         for matrix in vocabularies[: 1 if config.backbone.tied else 2]:
-            matrix[size:] = matrix[:size].mean(0, dtype=torch.promote_types(matrix.dtype, torch.float32))
+            wide = torch.promote_types(matrix.dtype, torch.float32)
+            parts = [part.to(wide).sum(0) for part in matrix[:size].split(4096)]  # never the whole in a wider kind
+            matrix[size:] = torch.stack(parts).sum(0) / size
         inner = {id(parameter) for parameter in model.backbone.parameters()}
         for parameter in model.parameters():
             if id(parameter) not in inner:

@@ -92,6 +92,8 @@ class GGUF(Mapping[str, Tensor]):
         step = max(1, CHUNK // width)
         for row in range(0, n_rows, step):
             out[row : row + step] = torch.from_numpy(numpy.array(dequantize(data[row : row + step], kind)))
+        if hasattr(mmap, "MADV_DONTNEED"):  # what was read of the file need not stay in memory
+            self._data.madvise(mmap.MADV_DONTNEED)
         return out.view(one.shape)
 
     def __contains__(self, name: object) -> bool:
