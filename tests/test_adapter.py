@@ -19,6 +19,7 @@ from families import clean_canvas, noise_for, tiny_model
 from llamas import IDS, back, differs, gguf_of, llama, written
 from test_training import TINY, losses, text  # noqa: F401  (`text` is a fixture)
 from unmask import adapter as adapters
+from unmask import bases
 from unmask.adapter import AdapterConfig, is_adapter, merge, origin, read, read_adapter, shapes, write_adapter
 from unmask.backbone import BackboneConfig
 from unmask.backbone.int8 import can_int8
@@ -258,6 +259,18 @@ def test_an_adapter_is_read_in_any_precision(dtype, near, run):
     sentence = "The cat and the dog sat by the wall."
     wanted = unmask.load(run / "model", dtype="float32").score(sentence).log_prob
     assert unmask.load(run / "model", dtype=dtype).score(sentence).log_prob == pytest.approx(wanted, abs=near)
+
+
+def test_an_adapter_of_the_package_is_loaded_by_name(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(bases, "ADAPTERS", tmp_path)
+    shutil.copytree(run / "model", tmp_path / "tiny-fill")
+    sentence = "The cat and the dog sat by the wall."
+    assert unmask.load("tiny-fill").score(sentence) == unmask.load(run / "model").score(sentence)
+    said = json.loads((tmp_path / "tiny-fill" / "config.json").read_text()) | {"base": "smollm2-135m"}
+    (tmp_path / "tiny-fill" / "config.json").write_text(json.dumps(said))
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match="run: unmask pull smollm2-135m"):
+        unmask.load("tiny-fill")
 
 
 def test_merged_and_apart_agree_in_float32(run, base):

@@ -1,4 +1,4 @@
-"""Bases: public models to start from, by name; `pull.py` fetches them once into the user's cache."""
+"""Models by name: bases, which `pull.py` fetches once into the user's cache, and adapters that come with the package."""
 
 from __future__ import annotations
 
@@ -76,11 +76,17 @@ _ALL = [
     ),
 ]
 BASES = {base.name: base for base in _ALL}
+ADAPTERS = Path(__file__).parent / "adapters"  # a folder each, by name
 
 
 def cache() -> Path:
     """The folder for what is fetched: `$UNMASK_CACHE`, or `~/.cache/unmask`."""
     return Path(os.environ.get("UNMASK_CACHE") or "~/.cache/unmask").expanduser()
+
+
+def adapters() -> list[str]:
+    """The adapters of the package, by name."""
+    return sorted(path.parent.name for path in ADAPTERS.glob("*/config.json"))
 
 
 def named(name: str) -> Base:
@@ -96,15 +102,19 @@ def named(name: str) -> Base:
 
 
 def located(name: str | Path) -> Path | None:
-    """The file of a pulled base; None where the name is no base's, or a path that is there.
+    """The file of a pulled base, or the folder of an adapter of the package; None for other names and for paths.
 
-    Its size is looked at, not its hash: that was checked when it was pulled.
+    A base's size is looked at, not its hash: that was checked when it was pulled. What is there under that path comes first.
 
     Raises:
         ValueError: when the base was not pulled yet, or its file is not whole.
     """
+    if Path(name).exists():
+        return None
+    if str(name) in adapters():
+        return ADAPTERS / name
     base = BASES.get(str(name))
-    if base is None or Path(name).exists():
+    if base is None:
         return None
     path = base.path
     if not path.is_file():
