@@ -1,4 +1,4 @@
-"""Models by name: bases, which `pull.py` fetches once into the user's cache, and adapters that come with the package."""
+"""Models by name: bases, which `pull.py` fetches once into the user's cache, and adapters of the package."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def named(name: str) -> Base:
 def located(name: str | Path) -> Path | None:
     """The file of a pulled base, or the folder of an adapter of the package; None for other names and for paths.
 
-    A base's size is looked at, not its hash: that was checked when it was pulled. What is there under that path comes first.
+    A base's size is looked at, not its hash: that was checked when it was pulled. A path that is there comes first.
 
     Raises:
         ValueError: when the base was not pulled yet, or its file is not whole.

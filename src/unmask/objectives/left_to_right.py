@@ -15,7 +15,7 @@ from unmask.holes import Blank, Hole
 from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
 from unmask.objectives.objective import Likelihood, Loss, Predict, Proposal, Shape, Sites, Vocabulary
-from unmask.objectives.words import WordHead, certainty, choose
+from unmask.objectives.words import Head, certainty, choose
 from unmask.view import View
 
 
@@ -27,15 +27,6 @@ class Targets:
     word: Tensor  # [R] int64
     weight: Tensor  # [R] float64
     count: Tensor  # scalar
-
-
-class Head(nn.Module):
-    """The next word of an answer, or its end."""
-
-    def __init__(self, embedding: nn.Embedding, special: Tensor) -> None:
-        """Share the backbone's `embedding`."""
-        super().__init__()
-        self.words = WordHead(embedding, special)
 
 
 class Prediction:
@@ -181,10 +172,7 @@ class LeftToRight:
 
     def loss(self, prediction: Prediction, canvas: Canvas, targets: Targets) -> Loss:
         """Weighted cross-entropy of the answers."""
-        weight = targets.weight.to(prediction.hidden.dtype)
-        each = torch.arange(weight.numel(), device=weight.device)
-        word = self.head.words.nll(prediction.hidden, each, targets.word, weight)
-        return Loss(word, targets.count, {"word": word.detach()})
+        return self.head.loss(prediction.hidden, targets.word, targets.weight, targets.count)
 
     def open(self, canvas: Canvas, holes: Sequence[Hole]) -> Canvas:
         """Blanks in the text, or what counts their words, and a separator behind it.

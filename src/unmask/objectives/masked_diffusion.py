@@ -16,7 +16,7 @@ from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
 from unmask.objectives import orders
 from unmask.objectives.objective import Likelihood, Loss, Predict, Proposal, Shape, Sites, Vocabulary, open_signs
-from unmask.objectives.words import WordHead, certainty, choose
+from unmask.objectives.words import Head, certainty, choose
 from unmask.view import View
 
 
@@ -27,15 +27,6 @@ class Targets:
     word: Tensor  # [R] int64
     weight: Tensor  # [R] float64
     count: Tensor  # scalar
-
-
-class Head(nn.Module):
-    """A word at each mask."""
-
-    def __init__(self, embedding: nn.Embedding, special: Tensor) -> None:
-        """Share the backbone's `embedding`."""
-        super().__init__()
-        self.words = WordHead(embedding, special)
 
 
 class Prediction:
@@ -92,10 +83,7 @@ class MaskedDiffusion:
 
     def loss(self, prediction: Prediction, canvas: Canvas, targets: Targets) -> Loss:
         """Weighted cross-entropy at the masks."""
-        weight = targets.weight.to(prediction.hidden.dtype)
-        each = torch.arange(weight.numel(), device=weight.device)
-        word = self.head.words.nll(prediction.hidden, each, targets.word, weight)
-        return Loss(word, targets.count, {"word": word.detach()})
+        return self.head.loss(prediction.hidden, targets.word, targets.weight, targets.count)
 
     def open(self, canvas: Canvas, holes: Sequence[Hole]) -> Canvas:
         """Every hole is a mask; a blank of unknown length it cannot hold."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from unmask.noise import Noise
-from unmask.objectives.objective import Shape
+from unmask.objectives.objective import Loss, Shape
 
 
 class WordHead(nn.Module):
@@ -95,6 +95,21 @@ class _NLL(torch.autograd.Function):
             None if grad is None else upstream * grad for grad in ctx.saved_tensors
         )
         return by_hidden, by_matrix, by_bias, None, None, None, by_rows, None
+
+
+class Head(nn.Module):
+    """Words alone: the head of a family that predicts nothing else."""
+
+    def __init__(self, embedding: nn.Embedding, special: Tensor) -> None:
+        """Share the backbone's `embedding`."""
+        super().__init__()
+        self.words = WordHead(embedding, special)
+
+    def loss(self, hidden: Tensor, word: Tensor, weight: Tensor, count: Tensor) -> Loss:
+        """Weighted cross-entropy of one word a row, from `hidden [R, D]`, `word [R]` and `weight [R]`."""
+        each = torch.arange(word.numel(), device=word.device)
+        total = self.words.nll(hidden, each, word, weight.to(hidden.dtype))
+        return Loss(total, count, {"word": total.detach()})
 
 
 def certainty(words: Tensor) -> dict[str, Tensor]:
