@@ -22,14 +22,23 @@ from unmask.tokenizer.gguf import vocabulary_of
 
 FAMILY = "left_to_right"
 KEPT = ("bos_token_id", "eos_token_id", "pad_token_id")  # settings that no computation needs, but that are written back
+ALIKE = {  # what stands for a sign in plain text; that of `start` is the token that begins texts
+    "mask": " _",
+    "blank": " ___",
+    "word": " _",
+    "maybe": " (?)",
+    "end": "\n",
+    "sep": "Answer:",
+    "answer": "\n",
+}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A public checkpoint; of its weights nothing is read yet.
 
-    It becomes a plain left-to-right model. Its vocabulary keeps its ids; behind them come the signs, whose rows are the
-    mean of all others.
+    It becomes a plain left-to-right model. Its vocabulary keeps its ids; behind them come the signs, whose rows are those
+    of what people write in their place, so that training does not begin from nothing.
     """
 
     where: Path
@@ -83,10 +92,11 @@ class Checkpoint:
         for name in weights.keys() & {"embedding.weight", "output.weight"}:
             weights[name] = weights[name].detach()[:size]  # the rows that are theirs
         self.layout.pour(self.tensors, weights, config.backbone, self.where)
-        for matrix in vocabularies[: 1 if config.backbone.tied else 2]:
-            wide = torch.promote_types(matrix.dtype, torch.float32)
-            parts = [part.to(wide).sum(0) for part in matrix[:size].split(4096)]  # never the whole in a wider kind
-            matrix[size:] = torch.stack(parts).sum(0) / size
+        fresh = {sign: number for sign, number in self.tokenizer.signs.items() if number >= size}
+        for sign, number in fresh.items():
+            alike = [self._ends()[0]] if sign == "start" else self.tokenizer.encode(ALIKE[sign], inside=True)
+            for matrix in vocabularies[: 1 if config.backbone.tied else 2]:
+                matrix[number] = matrix[alike].mean(0)
         inner = {id(parameter) for parameter in model.backbone.parameters()}
         for parameter in model.parameters():
             if id(parameter) not in inner:
