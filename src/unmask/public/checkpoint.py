@@ -37,8 +37,8 @@ ALIKE = {  # what stands for a sign in plain text; that of `start` is the token 
 class Checkpoint:
     """A public checkpoint; of its weights nothing is read yet.
 
-    It becomes a plain left-to-right model. Its vocabulary keeps its ids; behind them come the signs, whose rows are those
-    of what people write in their place, so that training does not begin from nothing.
+    It becomes a plain left-to-right model. Its vocabulary keeps its ids; behind them come the signs, whose rows are
+    those of what people write in their place, so that training does not begin from nothing.
     """
 
     where: Path
