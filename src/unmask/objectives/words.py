@@ -134,14 +134,15 @@ def choose(
     With noise and a temperature it draws without replacement by adding Gumbel noise in float64
     (Kool et al. 2019); greedy otherwise.
     """
-    score = log_prob.double()
-    if shape.temperature > 0:
-        score = score / shape.temperature
-        score = _cut(score, shape)
-        if noise is not None:
-            uniform = noise.grid(row, place, score.shape[1], "choose")
-            score = score - (-uniform.log()).log()
-    best = score.topk(min(n, score.shape[1]), -1)
+    n = min(n, log_prob.shape[1])
+    if shape.temperature == 0:  # the order is the same in any precision
+        best = log_prob.topk(n, -1)
+        return best.indices, best.values.double()
+    score = _cut(log_prob.double() / shape.temperature, shape)
+    if noise is not None:
+        uniform = noise.grid(row, place, score.shape[1], "choose")
+        score = score - (-uniform.log()).log()
+    best = score.topk(n, -1)
     return best.indices, best.values
 
 
