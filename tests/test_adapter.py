@@ -261,6 +261,33 @@ def test_an_adapter_is_read_in_any_precision(dtype, near, run):
     assert unmask.load(run / "model", dtype=dtype).score(sentence).log_prob == pytest.approx(wanted, abs=near)
 
 
+def test_the_recipe_adapt_teaches_a_plain_model_to_fill(text, tmp_path):  # noqa: F811
+    llama_folder = written(tmp_path / "llama", llama())
+    with pytest.raises(ValueError, match="has not learned to fill before its end"):
+        unmask.load(llama_folder).fill("The ___ sat.")
+    few = [
+        "steps=2",
+        "batch_tokens=256",
+        "data.max_tokens=24",
+        "evaluate_every=0",
+        "evaluate_tokens=100",
+        "adapter.rank=2",
+    ]
+    made = train("adapt", [f"model={llama_folder}", f"data={text}", *few], tmp_path / "run", progress=False)
+    lm = unmask.load(made / "model")
+    assert lm.model.config.options == {"told": 0.5}
+    assert lm.fill("The ___{2} sat.")[0].text.endswith(" sat.")
+
+
+def test_the_recipe_of_the_packages_adapter_reads_what_the_built_in_model_read():
+    ours, built_in = (resolve(name, ["data.folder=x"]) for name in ("smollm2-135m-fill", "default"))
+    general = resolve("adapt", ["data=y", "model=z"])
+    assert ours.data.sources == built_in.data.sources
+    same = ("objective", "adapter", "masking", "optimiser", "schedule", "learning_rate", "batch_tokens", "tokens")
+    assert all(getattr(ours, key) == getattr(general, key) for key in same)
+    assert ours.model in bases.BASES
+
+
 def test_an_adapter_of_the_package_is_loaded_by_name(run, tmp_path, monkeypatch):
     monkeypatch.setattr(bases, "ADAPTERS", tmp_path)
     shutil.copytree(run / "model", tmp_path / "tiny-fill")
