@@ -42,8 +42,9 @@ def evaluate(
 ) -> None:
     """Measure a model at a task.
 
-    blanks: exact fills of blanks in held-out text, beside what counting words reaches. facts: the objects of facts in
-    a file of ParaRel's form. prompts: fills of fifteen everyday sentences, for a person to judge.
+    blanks: exact fills of blanks in held-out text, beside what counting words reaches, and choices of one word in ten.
+    facts: the objects of facts in a JSON file of ParaRel's form, filled and chosen. prompts: fills of fifteen everyday
+    sentences, for a person to judge.
     """
     if task not in TASKS:
         raise used_wrongly(f"no task {task!r} · it is not in the table · tasks: {', '.join(TASKS)}")
