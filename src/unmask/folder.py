@@ -75,6 +75,8 @@ def write_model(
 def read_model(place: str | Path, dtype: torch.dtype | None = torch.float32) -> tuple[Model, Tokenizer]:
     """Read a model: a folder of ours or of a public layout, or a GGUF file.
 
+    An adapter is none; `adapter.read` reads both, and is what `load` and training go through.
+
     Args:
         place: Where from.
         dtype: Of the weights in memory; None: float32, or float64 where they were stored so.

@@ -37,11 +37,11 @@ Pieces = Sequence[str | Sign]
 
 
 def load(name: str | Path | None = None, device: str | None = None, dtype: str = "auto") -> LanguageModel:
-    """Load a model: the default, a folder, a base by its name, or `"org/name"` on the Hub.
+    """Load a model: the default, a folder, a GGUF file, a base by its name, or `"org/name"` on the Hub.
 
     Args:
         name: Which; None: the default model that comes with the package. A base ("smollm2-135m") is pulled first:
-            `unmask pull` lists them.
+            `unmask pull` lists them. A folder may be ours, an adapter (its base must be there) or a public Llama.
         device: `"cpu"`, `"cuda"`, ...; None: a GPU where there is one.
         dtype: `"float32"`, `"bfloat16"`, `"float64"` or `"int8"` (on a CPU, to fill and score only); `"auto"`: int8
             on a CPU that multiplies bytes (VNNI, AMX), where that is fastest; elsewhere as stored, float32 at least.
@@ -66,13 +66,13 @@ class LanguageModel:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.card = card
-        self.source: Path | None = None  # the folder it was read from
+        self.source: Path | None = None  # the folder or GGUF file it was read from
 
     @classmethod
     def from_pretrained(
         cls, name: str | Path | None = None, *, device: str | None = None, dtype: str = "auto"
     ) -> LanguageModel:
-        """Read a model folder, one of the Hub, or the default; see `load`."""
+        """Read the model that `load` names so."""
         folder = _find(name)
         if dtype not in KINDS:
             raise ValueError(
@@ -303,7 +303,7 @@ class LanguageModel:
 
 
 def _find(name: str | Path | None) -> Path:
-    """The folder of a model."""
+    """Where a model lies: a folder, or a GGUF file."""
     if name is None:
         if not (WEIGHTS / "config.json").exists():
             raise ValueError(f"the default model is not installed · {WEIGHTS} is empty · name a model's folder")

@@ -1,4 +1,4 @@
-"""Attention over packed rows: the only place that knows which elements share a row."""
+"""Attention over packed rows. Which elements share a row is known here and in `cache.py` alone."""
 
 from __future__ import annotations
 

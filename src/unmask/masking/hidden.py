@@ -21,7 +21,7 @@ class Hidden:
     mask: Tensor  # [N] bool
     weight: Tensor  # [B] float64
     count: Tensor  # [B] float64, the row's share of the denominator
-    bound: Tensor  # [B] bool
+    bound: Tensor  # [B] bool, the law makes the row's loss such a bound
     starts: Tensor | None = None  # [N] bool, the token begins with white space; none: nobody counts words
 
 

@@ -43,7 +43,7 @@ class Head(nn.Module):
     """Location, word and split heads (Shen et al. 2020, section 3.1)."""
 
     def __init__(self, width: int, embedding: nn.Embedding, special: Tensor) -> None:
-        """Make the heads of a backbone of `width`; words share its `embedding`."""
+        """Make the heads of a backbone of `width`; words share its output matrix, `embedding`."""
         super().__init__()
         self.location = nn.Linear(width, 1)
         self.words = WordHead(embedding, special)
@@ -110,7 +110,7 @@ class BlankLM:
     paths: ClassVar[str] = "many"
 
     def __init__(self, vocabulary: Vocabulary, width: int, embedding: nn.Embedding) -> None:
-        """Make the family's head for a backbone of `width` that reads through `embedding`."""
+        """Make the family's head for a backbone of `width` whose output matrix is `embedding`."""
         self.blank = vocabulary.signs["blank"]
         self.head = Head(width, embedding, vocabulary.special)
 

@@ -44,8 +44,9 @@ class Prediction:
 class LeftToRight:
     """Left-to-right language model in the infilling arrangement (Donahue, Lee and Liang 2020, section 3).
 
-    Corrupts: each run of hidden tokens becomes one blank; after a separator follow the runs in order, each with an end
-        sign: `text with blanks | sep | answer 1 | end | answer 2 | end`. A row all hidden is plain language modelling.
+    Corrupts: each run of hidden tokens becomes one blank; after a separator follow the runs in order, each closed by
+        the sign `answer`: `text with blanks | sep | run 1 | answer | run 2 | answer`. A row all hidden is plain
+        language modelling.
         Where the number of words is told, signs count them in the place of the blank: a `word` sign for each that must
         be there, then a `maybe` for each that may, or a blank where there is no limit.
     Predicts: the next token of the answers.

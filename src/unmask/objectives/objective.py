@@ -26,7 +26,7 @@ class Vocabulary:
     """What an objective needs to know of the tokenizer."""
 
     size: int
-    signs: dict[str, int]  # mask, blank, start, end, sep, answer
+    signs: dict[str, int]  # mask, blank, start, end, sep, answer; word and maybe where there are such
     special: Tensor  # [V] bool, never a word of the text
 
 
@@ -96,7 +96,11 @@ class Likelihood:
 
 
 class Objective(Protocol):
-    """The protocol of a family."""
+    """The protocol of a family.
+
+    It is made as `Family(vocabulary, width, embedding, **options)`: a `Vocabulary`, the width of hidden states, and the
+    backbone's output matrix, with which its head shares weights. The options are what a recipe names below `objective`.
+    """
 
     name: ClassVar[str]
     holes: ClassVar[frozenset[str]]  # the kinds it can fill: blank, mask, candidates

@@ -14,12 +14,15 @@ from unmask.objectives.objective import Loss, Shape
 
 
 class WordHead(nn.Module):
-    """A softmax over the vocabulary that shares the input embedding; signs and scaffold are never words."""
+    """A softmax over the vocabulary by the backbone's output matrix; signs and scaffold are never words.
+
+    That matrix, `embedding` here, is the input embedding where the backbone's two are tied.
+    """
 
     barred: Tensor
 
     def __init__(self, embedding: nn.Embedding, special: Tensor) -> None:
-        """Share `embedding`; `special [V]` bool says which ids are no words."""
+        """Share `embedding`, the output matrix; `special [V]` bool says which ids are no words."""
         super().__init__()
         self.embedding = embedding
         self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings))
@@ -101,7 +104,7 @@ class Head(nn.Module):
     """Words alone: the head of a family that predicts nothing else."""
 
     def __init__(self, embedding: nn.Embedding, special: Tensor) -> None:
-        """Share the backbone's `embedding`."""
+        """Share the backbone's output matrix, `embedding`."""
         super().__init__()
         self.words = WordHead(embedding, special)
 

@@ -18,8 +18,8 @@ SIGNS: dict[str, tuple[str, ...]] = {  # ours first, then other houses' names of
     "blank": ("<|blank|>", "[BLANK]", "<blank>"),
     "start": ("<|start|>", "[CLS]", "<s>", "<bos>", "<|startoftext|>", "<|begin_of_text|>", "<|beginoftext|>"),
     "end": ("<|end|>", "[SEP]", "</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>"),
-    "sep": ("<|sep|>",),
-    "answer": ("<|answer|>",),
+    "sep": ("<|sep|>",),  # left to right: behind it stand the answers
+    "answer": ("<|answer|>",),  # left to right: ends each of them
 }
 COUNTS: dict[str, tuple[str, ...]] = {  # not asked of a vocabulary that comes without them
     "word": ("<|word|>",),  # exactly one word

@@ -36,7 +36,10 @@ class State:
 
 
 class RunFolder:
-    """A run's folder: `config.yaml`, `log.jsonl`, `checkpoints/step_N/`, `model/`, `samples.txt`."""
+    """A run's folder: `config.yaml`, `log.jsonl`, `checkpoints/step_N/`, `model/`, `samples.txt`.
+
+    Beside these what a resumed run reads again: `tokenizer.json`, `data/`, `budget.json`.
+    """
 
     def __init__(self, path: str | Path, keep: int = 2) -> None:
         """Name the folder; nothing is written yet."""

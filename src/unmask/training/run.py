@@ -41,7 +41,7 @@ def train(
         recipe: A YAML file, the name of a recipe of the package, a mapping, or simply a path to text. None: the recipe
             of the run in `out`.
         overrides: `key=value`, the last word.
-        out: The run's folder; None: `runs/` and the recipe's name.
+        out: The run's folder; None: `runs/` and the name of the recipe or text.
         resume: Go on with the run in that folder.
         progress: Show a bar on standard error; None: when that is a terminal.
 

@@ -1,4 +1,4 @@
-"""What a recipe leaves open, and the makers it speaks of: tokenizer, model, masking, prompts."""
+"""What a recipe leaves open, and the makers it speaks of: tokenizer, model, adapter, masking, prompts."""
 
 from __future__ import annotations
 
