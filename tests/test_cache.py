@@ -9,8 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toys import toy
 from unmask.backbone import Backbone, BackboneConfig
-from unmask.backbone.cache import Cache, beginnings
+from unmask.backbone.cache import ROOM, SPARE, Cache, Plan, beginnings
+from unmask.decoding import candidates, infill
 from unmask.view import View
 
 SHAPES = {
@@ -89,3 +91,31 @@ def test_a_view_that_is_not_causal_goes_past_the_cache() -> None:
     with torch.no_grad():
         torch.testing.assert_close(model(full, cache=cache), model(full))
     assert cache.n_computed == 0
+
+
+@pytest.mark.parametrize("hole", ["___", "___{cat|dog|old man}"])
+def test_many_texts_leave_little_behind_and_a_batch_that_is_cut_says_the_same(
+    hole: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = toy("left_to_right")
+    names = ["cat", "dog", "man", "mat", "old", "saw"]
+    texts = [f"the {a} and the {b} sat on the mat {hole} and ran" for a in names for b in names]
+    whole = lm.fill(texts, n=3, max_words=2)
+    held, used = [], []
+    plan = Cache.plan
+
+    def watched(self: Cache, view: View) -> Plan:
+        made = plan(self, view)
+        held.append(self.n_held)
+        used.append(beginnings(view).unique().numel())
+        return made
+
+    monkeypatch.setattr(Cache, "plan", watched)
+    monkeypatch.setattr(infill, "CROWD", 24)  # three texts at a time
+    monkeypatch.setattr(candidates, "CHUNK", 150)
+    cut = lm.fill(texts, n=3, max_words=2)
+    assert len(used) > 5
+    assert max(held) <= max((SPARE + 1) * max(used), ROOM + max(used))
+    for ours, theirs in zip(cut, whole, strict=True):
+        assert [fill.text for fill in ours] == [fill.text for fill in theirs]
+        assert [fill.log_prob for fill in ours] == pytest.approx([fill.log_prob for fill in theirs], abs=1e-6)

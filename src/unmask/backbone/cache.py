@@ -12,6 +12,7 @@ from unmask.noise import scattered
 from unmask.view import View
 
 ROOM = 256  # slots a cache grows by, at least
+SPARE = 2  # times as much as was kept last may be held before it is time to forget again
 
 
 class Cache:
@@ -29,11 +30,17 @@ class Cache:
         self.states: list[Tensor] = []  # of each layer [room, 2, G, d]: keys and values
         self.hidden: Tensor | None = None  # [room, D] after the last layer
         self.n_computed = 0  # elements that went through the layers, ever
+        self.n_kept = 0  # elements that the last `keep` left
 
     @property
     def n_held(self) -> int:
         """Elements it knows."""
         return self.names.numel()
+
+    @property
+    def full(self) -> bool:
+        """Whether much of it may be of no more use, so that it is time to `keep` what is."""
+        return self.n_held > max(SPARE * self.n_kept, ROOM)
 
     def plan(self, view: View) -> Plan:
         """What of a view is known, and what must be computed; its elements get their slots."""
@@ -58,6 +65,7 @@ class Cache:
         at = torch.searchsorted(names, self.names).clamp(max=max(names.numel() - 1, 0))
         live = names[at] == self.names if names.numel() else torch.zeros_like(self.names, dtype=torch.bool)
         self.names, self.slots = self.names[live], self.slots[live]
+        self.n_kept = self.n_held
 
     def _free(self, n: int, device: torch.device) -> Tensor:
         """`n` slots that hold nothing, `[n]`."""
@@ -138,7 +146,7 @@ class _Block:
         at = at.view(self.shape)
         self.sees = column <= (at - starts[:, None])[..., None]  # [b, Q, L]; padding lies ahead of all
         self.masks: dict[int | None, Tensor | None] = {}
-        self.apart = (view.position[at][..., None] - view.position[grid][:, None]).abs()
+        self.position = view.position[at], view.position[grid]  # [b, Q] and [b, L]
 
     def attend(self, q: Tensor, store: Tensor, window: int | None) -> Tensor:
         """`q [K, H, d]` of all new elements over a layer's store; of this block's, `[k, H, d]`."""
@@ -159,7 +167,9 @@ class _Block:
     def _mask(self, window: int | None, repeat: int) -> Tensor | None:
         """What the queries of one key head see, `[b, 1, repeat * Q, L]`; None: everything."""
         if window not in self.masks:
-            sees = self.sees if window is None else self.sees & (self.apart <= window)
+            sees, (mine, theirs) = self.sees, self.position
+            if window is not None:
+                sees = sees & ((mine[..., None] - theirs[:, None]).abs() <= window)
             self.masks[window] = None if bool(sees.all()) else sees.repeat(1, repeat, 1)[:, None]
         return self.masks[window]
 

@@ -40,8 +40,9 @@ def _written(model: Model, clean: Canvas, cache: Cache) -> Canvas:
     hidden = (clean.role == Role.TEXT) & (clean.hole >= 0)
     one = torch.ones(clean.n_rows, dtype=torch.float64, device=hidden.device)
     noise = Noise(0, torch.zeros_like(clean.request))  # nothing is drawn
+    canvas, targets = model.objective.corrupt(clean, Hidden(hidden, one, one, one > 0), noise)
+    cache.keep(model.objective.view(canvas, targets))  # of the rows before it what these begin with
     found = model.objective.likelihood(partial(model.predict, cache=cache), clean, hidden, None, 1, noise)
     assert found.tokens is not None  # one path: each token has its cost
-    canvas, _ = model.objective.corrupt(clean, Hidden(hidden, one, one, one > 0), noise)
     answers = (canvas.role == Role.TEXT) & (canvas.hole >= 0)  # in the order of the hidden tokens
     return replace(canvas, log_prob=canvas.log_prob.masked_scatter(answers, found.tokens.to(canvas.log_prob.dtype)))

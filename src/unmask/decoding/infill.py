@@ -25,7 +25,6 @@ from unmask.results import Status
 
 CHUNK = 16_384  # elements a forward pass
 CROWD = 512  # rows that are open at once; requests beyond wait
-SPARE = 4  # times as many elements as the open rows have may stay in the cache
 DRAWS = 4  # samples for each that is asked for, at most, until they are distinct
 MOST_SAMPLES = 1_000_000  # of one request: groups are numbered by request and sample
 
@@ -295,7 +294,7 @@ class _Loop:
         fresh = [self._start(i, self._missing(i)) for i in again]
         parts = ([grown] if grown.n_rows else []) + fresh
         self.open = beam.join(parts) if parts else None
-        if self.open is not None and self.cache.n_held > SPARE * self.open.canvas.n_elements:
+        if self.open is not None and self.cache.full:
             self.cache.keep(self.model.objective.view(self.open.canvas))
         return Moment(self.open, ended, self.passes)
 
