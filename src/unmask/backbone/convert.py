@@ -1,4 +1,4 @@
-"""Checkpoints of other houses: what their weights and settings are called here.
+"""Checkpoints of other houses: what their weights and settings are called here. `public/` opens and writes them.
 
 A layout is one table, read both ways. Our matrices are fused: queries, keys and values lie one under the other, and so
 do gate and up, in the order in which `Attention` and `MLP` cut them.

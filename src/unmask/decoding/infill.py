@@ -224,7 +224,10 @@ class _Loop:
         return replace(children, canvas=children.canvas.apply(edits), score=score, age=age)
 
     def _noise(self, rows: Hypotheses) -> Noise:
-        """Keyed by the request's own name, the sample and the row's age: company changes nothing."""
+        """Keyed by the request's own name, the sample and the row's age: company changes nothing.
+
+        The factors are primes, so that small samples and ages do not fall on one key.
+        """
         number, sample = rows.group // MOST_SAMPLES, rows.group % MOST_SAMPLES
         return Noise(self.search.seed, self.keys[number] + sample * 1_000_003 + rows.age * 7_368_787)
 

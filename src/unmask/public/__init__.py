@@ -1,4 +1,4 @@
-"""Models of other houses on disk, read as ours and written back."""
+"""Models of other houses on disk, read as ours and written back; `backbone/convert.py` has their names for weights."""
 
 from unmask.public.checkpoint import Checkpoint as Checkpoint
 from unmask.public.checkpoint import card_of as card_of
