@@ -18,6 +18,7 @@ from unmask.language_model import LanguageModel
 from unmask.masking import Mixture
 from unmask.masking.hidden import Hidden
 from unmask.model import Model, ModelConfig
+from unmask.objectives import left_to_right
 from unmask.view import View
 
 WORD, MAYBE, BLANK = N_WORDS + 6, N_WORDS + 7, N_WORDS + 1
@@ -93,6 +94,8 @@ def test_order_and_company_change_nothing_that_is_told() -> None:
         ((1, 3), [WORD, MAYBE, MAYBE]),
         ((0, 1), [MAYBE]),
         ((3, None), [WORD, WORD, BLANK]),
+        ((2, 10), [WORD, WORD, *[MAYBE] * 8]),
+        ((2, 999), [WORD, BLANK]),  # as if it had no end: the signs of all would not fit
     ],
 )
 def test_a_hole_shows_how_many_words_it_may_have(words: tuple[int, int | None], signs: list[int]) -> None:
@@ -129,6 +132,24 @@ def test_a_plain_model_reads_nothing_but_the_text() -> None:
     score = lm.score("the cat sat on the mat")
     assert score.kind == "exact"
     assert score.log_prob == pytest.approx(chain, abs=1e-9)
+
+
+def test_a_long_text_is_scored_some_words_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = toy("left_to_right")
+    text = "the cat sat on the mat and the old man saw a dog"
+    whole = lm.score([text, "the cat"])
+    head, sizes = lm.model.head.words, []
+    logits = head.logits
+
+    def counted(hidden: torch.Tensor) -> torch.Tensor:
+        sizes.append(hidden.shape[0])
+        return logits(hidden)
+
+    monkeypatch.setattr(head, "logits", counted)
+    monkeypatch.setattr(left_to_right, "PART", 5)
+    for part, one in zip(lm.score([text, "the cat"]), whole, strict=True):
+        assert part.log_prob == pytest.approx(one.log_prob, abs=1e-9)
+    assert max(sizes) == 5 and len(sizes) > 3
 
 
 def test_a_plain_model_goes_on_from_a_text_and_fills_nothing_before_its_end() -> None:

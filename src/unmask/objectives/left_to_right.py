@@ -18,6 +18,11 @@ from unmask.objectives.objective import Likelihood, Loss, Predict, Proposal, Sha
 from unmask.objectives.words import Head, certainty, choose
 from unmask.view import View
 
+PART = 256  # rows of words that are there at once where one word of each is asked for
+MOST_MAYBE = (
+    8  # signs of words that need not be there; wider ranges show as if they had no end, and are kept all the same
+)
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -39,6 +44,12 @@ class Prediction:
     def words(self) -> Tensor:
         """Give log p(w | all before), `[R, V]`."""
         return self.head.words.log_probs(self.hidden)
+
+    def costs(self, word: Tensor) -> Tensor:
+        """Give log p of one word at each, `word [R]` to `[R]`, float64; all words of all are never there."""
+        parts = zip(self.hidden.split(PART), word.split(PART), strict=True)
+        found = [self.head.words.log_probs(some).gather(1, its[:, None]).squeeze(1) for some, its in parts]
+        return torch.cat(found).double()
 
 
 class LeftToRight:
@@ -276,7 +287,7 @@ class LeftToRight:
         canvas, targets = self.corrupt(clean, Hidden(hidden, one, one, one > 0), noise)
         answers = (canvas.index > canvas.index[canvas.ids == self.separator][canvas.rows]).nonzero().squeeze(1)
         prediction = predict(canvas, targets)
-        costs = prediction.words().gather(1, targets.word[:, None]).squeeze(1).double()
+        costs = prediction.costs(targets.word)
         if self.plain:
             costs = costs.masked_fill(targets.word == self.end, 0.0)
         out = one.new_zeros(clean.n_rows).index_add_(0, canvas.rows[answers], costs)
@@ -326,7 +337,9 @@ class LeftToRight:
         if not self.told or not isinstance(sign, Blank) or sign.candidates or sign.words == (1, None):
             return [0, 0, 1]
         low, high = sign.words
-        return [max(low - 1, 0), 0, 1] if high is None else [low, high - low, 0]
+        if high is None or high - low > MOST_MAYBE:
+            return [max(low - 1, 0), 0, 1]
+        return [low, high - low, 0]
 
     def _signs(self, told: Tensor) -> Tensor:
         """The ids of so many signs of each kind, hole by hole, from `[runs, 3]`."""
