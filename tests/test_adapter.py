@@ -300,6 +300,20 @@ def test_an_adapter_of_the_package_is_loaded_by_name(run, tmp_path, monkeypatch)
         unmask.load("tiny-fill")
 
 
+def test_the_base_of_a_name_is_the_one_that_was_pulled_whatever_lies_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path))
+    facts = dict.fromkeys(("title", "makers", "licence", "terms", "hub", "package"))
+    monkeypatch.setitem(bases.BASES, "tiny", bases.Base("tiny", file="tiny.gguf", size=4, sha256="abc", **facts))
+    bases.BASES["tiny"].path.parent.mkdir(parents=True)
+    bases.BASES["tiny"].path.write_bytes(b"GGUF")
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    chosen = config(tiny_model("left_to_right"), base="tiny", sha256="abc")
+    assert adapters.base_of(chosen, "it") == bases.BASES["tiny"].path
+    with pytest.raises(ValueError, match="it is no adapter of tiny"):  # trained on another of that name
+        adapters.base_of(adapters.replace(chosen, sha256="def"), "it")
+
+
 def test_merged_and_apart_agree_in_float32(run, base):
     adapter, (model, tokenizer) = read_adapter(run / "model"), read_model(base)
     model.set_options(adapter.config.options)
@@ -520,7 +534,7 @@ def test_loading_needs_no_peft(run):
 # One whole model of both.
 
 
-def test_merge_writes_one_whole_model(run, tmp_path, capsys):
+def test_merge_writes_one_whole_model(run, tmp_path, capsys, monkeypatch):
     whole = tmp_path / "some" / "where"
     assert main(["merge", str(run / "model"), str(whole)]) == 0, capsys.readouterr().err
     assert capsys.readouterr().out == f"merged: {whole}\n"
@@ -530,6 +544,10 @@ def test_merge_writes_one_whole_model(run, tmp_path, capsys):
     model, (merged, _) = read_model(whole)[0], read(run / "model")
     assert model.config == merged.config
     assert all(torch.equal(weight, weights(merged)[name]) for name, weight in weights(model).items())
+    monkeypatch.setattr(bases, "ADAPTERS", run)
+    assert main(["merge", "model", str(tmp_path / "by name")]) == 0, capsys.readouterr().err
+    assert read_tensors(tmp_path / "by name").keys() == read_tensors(whole).keys()
+    capsys.readouterr()
     assert main(["merge", str(run / "model"), str(whole)]) == 2
     assert f"unmask: {whole} is already there · nothing is written over" in capsys.readouterr().err
 

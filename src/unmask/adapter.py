@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from unmask.backbone import BackboneConfig
-from unmask.bases import BASES, located
+from unmask.bases import BASES, located, pulled
 from unmask.folder import (
     CARD,
     CONFIG,
@@ -163,6 +163,9 @@ def base_of(config: AdapterConfig, folder: str | Path) -> Path:
     Raises:
         ValueError: when it is not there, or another than the adapter was trained on.
     """
+    known = BASES.get(config.base)
+    if known is not None and known.sha256 == config.sha256:
+        return pulled(known)  # whatever lies under that name where we are
     path = located(config.base) or Path(config.base)
     if not path.exists():
         raise ValueError(

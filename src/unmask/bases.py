@@ -114,8 +114,15 @@ def located(name: str | Path) -> Path | None:
     if str(name) in adapters():
         return ADAPTERS / name
     base = BASES.get(str(name))
-    if base is None:
-        return None
+    return None if base is None else pulled(base)
+
+
+def pulled(base: Base) -> Path:
+    """The file of a base in the cache.
+
+    Raises:
+        ValueError: as `located` does.
+    """
     path = base.path
     if not path.is_file():
         megabytes = round(base.size / 1e6)

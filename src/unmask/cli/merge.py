@@ -17,7 +17,7 @@ unmask merge runs/adapted/model runs/whole"""
 
 
 def merge(
-    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="The folder of an adapter.")],
+    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="An adapter's folder, or one here by name.")],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="The folder to write; it must not be there yet.")],
     to: Annotated[House, typer.Option("--to", help="Whose layout is written.")] = House.unmask,
 ) -> None:
@@ -28,13 +28,15 @@ def merge(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise used_wrongly(f"{target} is already there · nothing is written over · name another folder, or move it")
     from unmask.adapter import read, read_adapter_config
+    from unmask.bases import located
     from unmask.folder import CARD, write_model
     from unmask.public import write_public
     from unmask.tensors import placed
 
-    config = read_adapter_config(adapter)
-    model, tokenizer = read(adapter)
-    own = Path(adapter) / CARD
+    place = located(adapter) or Path(adapter)
+    config = read_adapter_config(place)
+    model, tokenizer = read(place)
+    own = place / CARD
     card = whole(own.read_text(encoding="utf-8") if own.is_file() else "", config.base, config.sha256)
     with placed(target) as folder:
         (write_public if to is House.transformers else write_model)(folder, model, tokenizer, card)
