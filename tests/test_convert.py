@@ -8,6 +8,7 @@ import pytest
 import tokenizers
 import torch
 from safetensors.torch import save_file
+from tokenizers import models, pre_tokenizers
 
 from llamas import IDS, SHAPE, SHAPES, back, changed, differs, fault, gguf_of, llama, logits, spoken, written
 from unmask.backbone import Backbone, BackboneConfig
@@ -45,6 +46,19 @@ def test_a_llama_folder_computes_the_same_in_and_out(shape, tmp_path):
     again = back(tmp_path / "out")
     third, _ = read_model(tmp_path / "out")  # no second row of signs, and those there are stay as they were trained
     assert third.config == model.config and differs(third, again, IDS) < 2e-5
+
+
+def test_a_vocabulary_that_cannot_write_what_is_like_a_sign(tmp_path):
+    folder = written(tmp_path / "in")
+    words = tokenizers.Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "<unk>": 2, "the": 3}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()  # a line break is nothing to it
+    words.add_special_tokens(["<s>", "</s>", "<unk>"])
+    words.save(str(folder / "tokenizer.json"))
+    model, tokenizer = read_model(folder)
+    assert tokenizer.encode(ALIKE["end"], inside=True) == []
+    for matrix in (model.backbone.embedding.weight, model.backbone.output.weight):
+        torch.testing.assert_close(matrix[tokenizer.signs["end"]], matrix[: SHAPE["vocab_size"]].mean(0))
+    assert not logits(model, [2, 3]).isnan().any()
 
 
 def test_shards_in_and_out(tmp_path):

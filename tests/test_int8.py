@@ -95,12 +95,14 @@ def test_loading_and_storing(tmp_path: Path) -> None:
         write_model(tmp_path / "other", lm.model, lm.tokenizer, "")
 
 
-def test_a_public_model_is_read_as_narrow_as_it_is_stored(tmp_path: Path) -> None:
-    wide = {"hidden_size": 128, "intermediate_size": 192, "tie_word_embeddings": True}
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_public_model_is_read_as_narrow_as_it_is_stored(tied: bool, tmp_path: Path) -> None:
+    wide = {"hidden_size": 128, "intermediate_size": 192, "tie_word_embeddings": tied}
     file = gguf_of(tmp_path / "small.gguf", llama(**wide), kind="Q8_0")
     fine, coarse = (LanguageModel.from_pretrained(file, device="cpu", dtype=dtype) for dtype in ("float32", "int8"))
     assert coarse.model.bytewise
-    assert coarse.model.backbone.embedding.weight.dtype == torch.bfloat16  # looked up, never multiplied
+    for matrix in (coarse.model.backbone.embedding, coarse.model.backbone.output):
+        assert matrix.weight.dtype == torch.bfloat16  # looked up, never multiplied
     texts = ["The cat sat", "She saw the dog"]
     for one, other in zip(fine.score(texts), coarse.score(texts), strict=True):
         assert one.log_prob == pytest.approx(other.log_prob, rel=0.05)

@@ -173,7 +173,8 @@ def fastest(config: BackboneConfig) -> str:
 def quantise(model: Model) -> Model:
     """Turn a model on a CPU into one that computes in bytes; for filling and scoring only. It is changed.
 
-    Its matrices go one by one; what is left of it becomes float32, but for the embedding, which is only looked up.
+    Its matrices go one by one; what is left of it becomes float32, but for the embedding, which is only looked up, and
+    an output matrix of its own, which nothing reads any more.
 
     Raises:
         ValueError: when this machine cannot.
@@ -184,7 +185,8 @@ def quantise(model: Model) -> Model:
     for part in model.modules():
         if isinstance(part, WordHead):
             part.product = Int8Linear(part.embedding.weight, tied=True)
+    vocabularies = {id(part.weight) for part in (model.backbone.embedding, model.backbone.output)}
     for parameter in model.parameters():
-        if parameter is not model.backbone.embedding.weight:
+        if id(parameter) not in vocabularies:
             parameter.data = parameter.data.float()
     return model

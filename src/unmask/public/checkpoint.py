@@ -96,7 +96,7 @@ class Checkpoint:
         for sign, number in fresh.items():
             alike = [self._ends()[0]] if sign == "start" else self.tokenizer.encode(ALIKE[sign], inside=True)
             for matrix in vocabularies[: 1 if config.backbone.tied else 2]:
-                matrix[number] = matrix[alike].mean(0)
+                matrix[number] = (matrix[alike] if alike else matrix[:size]).mean(0)
         inner = {id(parameter) for parameter in model.backbone.parameters()}
         for parameter in model.parameters():
             if id(parameter) not in inner:
