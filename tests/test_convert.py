@@ -271,6 +271,10 @@ def test_info_of_a_public_model(tmp_path, capsys):
         assert (facts["family"], facts["parameters"], facts["vocabulary"]) == ("left_to_right", 26_344, 328)
         assert (facts["context"], facts["holes"]) == (64, ["___ at the end of a text"])
         assert facts["licence"] == ("cc0-1.0" if place.is_file() else "not stated")
+    assert unmask("convert", tmp_path / "a.gguf", tmp_path / "ours") == 0
+    capsys.readouterr()
+    assert unmask("info", tmp_path / "ours", "--json") == 0  # as plain as it was
+    assert json.loads(capsys.readouterr().out)["holes"] == ["___ at the end of a text"]
     changed(tmp_path / "in", model_type="qwen2")
     assert unmask("info", tmp_path / "in") == 1 and "'qwen2'" in capsys.readouterr().err
 

@@ -11,6 +11,7 @@ import pytest
 
 from test_left_to_right import plain
 from toys import toy
+from unmask.cli import main
 from unmask.evaluation import TASKS, choices, facts
 from unmask.evaluation.asking import Asked
 from unmask.evaluation.cloze import Cloze
@@ -91,6 +92,18 @@ def test_a_plain_model_is_asked_in_words() -> None:
     free, told = asked.fill(["the ___ sat", "the ___{2} sat"], n=2)
     assert all(fill.text.startswith("the cat saw the ___ sat and ") for fill in [*free, *told])
     assert all(len(fill.holes[0].text.split()) == 2 for fill in told)
+
+
+def test_limits_and_candidates_of_a_text_are_those_of_the_answer() -> None:
+    asked = Asked(plain(), "{text} so")
+    (between, one_of) = asked.fill(["the ___{2,3} sat", "the ___{cat|old man} sat"], n=3)
+    assert all(fill.text.startswith("the ___ sat so ") for fill in [*between, *one_of])
+    assert {len(fill.holes[0].text.split()) for fill in between} <= {2, 3}
+    assert {fill.holes[0].text for fill in one_of} == {"cat", "old man"}
+
+
+def test_prompts_with_several_holes_are_not_asked_in_words() -> None:
+    assert main(["evaluate", "prompts", "--ask", "{text}"]) == 2
 
 
 def test_the_blanks_task_asks_in_words(tmp_path: Path) -> None:

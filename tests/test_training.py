@@ -426,6 +426,14 @@ def test_a_folder_that_holds_a_run_is_refused(run, text):
     assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
 
 
+def test_a_run_that_never_took_a_step_may_begin_anew(text, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(ValueError, match="no masking law 'none'"):
+        train(text, [*TINY, "masking=none", "steps=1"], out, progress=False)
+    train(text, [*TINY, "steps=1", "evaluate_tokens=40"], out, progress=False)
+    assert (out / "model").is_dir()
+
+
 def test_a_loss_that_is_no_number_stops_the_run(text, tmp_path, monkeypatch):
     whole = Trainer.placed
 

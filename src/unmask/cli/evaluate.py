@@ -51,6 +51,8 @@ def evaluate(
     needs = TASKS[task].needs_text
     if needs and not text:
         raise used_wrongly(f"{task} without --text · it needs text the model has not seen · add --text FILE")
+    if ask is not None and not TASKS[task].asks:
+        raise used_wrongly(f"{task} with --ask · its texts have several holes · ask in words with another task")
     if ask is not None and "{text}" not in ask:
         raise used_wrongly("--ask has no place for the text · it is where {text} stands · write {text} in it")
     for path in [*(text or []), *(counts or [])]:

@@ -16,6 +16,7 @@ from unmask.cli.lines import print_line
 
 EXAMPLE = "unmask info"
 OURS = {"unmask", "unmask-adapter"}
+AT_END = ["___ at the end of a text"]  # what a plain model fills
 DEFAULT = Path(__file__).parents[1] / "weights"
 HOLES = {"blank": "___ (one or more words)", "mask": "[MASK] (one token)", "candidates": "___{a|b}"}
 
@@ -78,7 +79,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "parameters": config.get("parameters") or sum(map(count_parameters, weights)),
         "megabytes": round(sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) / 1e6, 1),
         **{name: backbone.get(key) for name, key in shape.items()},
-        "holes": holes_of(str(family)),
+        "holes": AT_END if (config.get("options") or {}).get("plain") else holes_of(str(family)),
         "licence": licence_of(folder),
     }
 
@@ -102,7 +103,7 @@ def describe_public(place: Path) -> dict[str, Any]:
         "context": shape.max_length,
         "layers": shape.n_layers,
         "width": shape.width,
-        "holes": ["___ at the end of a text"],
+        "holes": AT_END,
         "licence": licence_in(card_of(place)),
     }
 

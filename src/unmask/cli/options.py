@@ -17,7 +17,10 @@ Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="The tex
 File = Annotated[str | None, typer.Option("--file", help="A file with one text a line; - is standard input.")]
 Whole = Annotated[bool, typer.Option("--whole", help="The file is one text, line ends and all.")]
 Model = Annotated[
-    str | None, typer.Option("--model", metavar="M", help="A folder or org/name on the Hub; else the built-in model.")
+    str | None,
+    typer.Option(
+        "--model", metavar="M", help="A folder, GGUF file, name of a base or org/name; else the built-in one."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Count = Annotated[int, typer.Option("-n", min=1, help="How many different answers.")]
@@ -33,7 +36,10 @@ Policy = Annotated[
 ]
 BlankSign = Annotated[str | None, typer.Option("--blank", metavar="SIGN", help="Another sign for ___.")]
 Marks = Annotated[str | None, typer.Option("--marks", help="leiden: epigraphers' [...] and [---] too.")]
-Out = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="The folder the run is kept in.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="RUN", help="The folder the run is kept in; else runs/ and the recipe's name."),
+]
 
 
 def _seed(seed: int) -> int:

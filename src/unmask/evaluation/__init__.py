@@ -21,6 +21,7 @@ class Task:
 
     module: str
     needs_text: bool
+    asks: bool = True  # whether a model that fills nothing may be asked in words
 
     def run(self, lm: Filler, text: Sequence[Path], counts: Sequence[Path], n: int, seed: int, tell: Tell) -> Report:
         """Measure `lm`.
@@ -40,5 +41,5 @@ class Task:
 TASKS = {
     "blanks": Task("unmask.evaluation.blanks", needs_text=True),
     "facts": Task("unmask.evaluation.facts", needs_text=True),
-    "prompts": Task("unmask.evaluation.prompts", needs_text=False),
+    "prompts": Task("unmask.evaluation.prompts", needs_text=False, asks=False),
 }

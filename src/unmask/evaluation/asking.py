@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from unmask.holes import Blank
+from unmask.holes import Blank, parse
 
 if TYPE_CHECKING:
     from unmask.language_model import LanguageModel
     from unmask.results import Fill
 
-_HOLE = re.compile(r"___(?:\{(\d+)\})?")
 MOST_WORDS = 8  # of an answer whose length is not told, as where models fill
 
 
@@ -33,11 +31,11 @@ class Asked:
         return self.lm.fill([self._question(one) for one in text], n=n, seed=seed, max_words=MOST_WORDS)
 
     def _question(self, text: str) -> list[Any]:
-        found = _HOLE.search(text)
-        told = found and found[1]
-        words = (int(told), int(told)) if told else (1, None)
-        shown = self.wording.replace("{text}", _HOLE.sub("___", text))
-        return [shown if shown.endswith((" ", "\n")) else f"{shown} ", Blank(words)]
+        """The wording about a text, and a blank behind it with the limits or candidates of the text's own."""
+        pieces = parse(text)
+        (blank,) = (piece for piece in pieces if isinstance(piece, Blank))  # the tasks that are asked have one each
+        said = self.wording.replace("{text}", "".join(piece if isinstance(piece, str) else "___" for piece in pieces))
+        return [said if said.endswith((" ", "\n")) else f"{said} ", blank]
 
 
 Filler: TypeAlias = "LanguageModel | Asked"

@@ -64,7 +64,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file · a run is a folder · choose another --out")
-        if any((self.path / name).exists() for name in ("config.yaml", "log.jsonl", "checkpoints", "model")):
+        if any((self.path / name).exists() for name in ("log.jsonl", "checkpoints", "model")):
             raise ValueError(
                 f"{self.path} holds another run · nothing of it is overwritten · "
                 "go on with --resume, or choose another --out"
