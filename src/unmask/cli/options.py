@@ -18,9 +18,7 @@ File = Annotated[str | None, typer.Option("--file", help="A file with one text a
 Whole = Annotated[bool, typer.Option("--whole", help="The file is one text, line ends and all.")]
 Model = Annotated[
     str | None,
-    typer.Option(
-        "--model", metavar="M", help="A folder, GGUF file, name of a base or org/name; else the built-in one."
-    ),
+    typer.Option("--model", metavar="M", help="A folder, GGUF file, base or org/name; else the built-in one."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Count = Annotated[int, typer.Option("-n", min=1, help="How many different answers.")]
