@@ -1,6 +1,9 @@
 """The blanks task: which words are taken, what counting reaches, how figures and their errors are made."""
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +38,21 @@ def test_what_is_no_utf8_is_said(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="is not UTF-8"):
         cloze.sentences([path])
+
+
+def test_what_is_offered_is_the_same_in_every_process() -> None:
+    code = (
+        "from unmask.evaluation import choices, cloze\n"
+        "print(choices.candidates(cloze.Cloze('a ', ' c', 'b'), [f'w{i}' for i in range(30)], 0))"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, env=env | {"PYTHONHASHSEED": seed}, check=True
+        )
+        for seed in ("1", "2")
+    ]
+    assert runs[0].stdout == runs[1].stdout != b""
 
 
 def test_punctuation_stays_outside() -> None:

@@ -23,7 +23,9 @@ def candidates(item: Cloze, others: Sequence[str], seed: int) -> list[str]:
     """What stood there and others of as many words where there are some, in a random order that the seed fixes."""
     draw = random.Random(f"{seed} {item.sentence}")
     length = item.gold.count(" ")
-    alike = sorted(set(others) - {item.gold}, key=lambda other: (other.count(" ") != length, draw.random()))
+    alike = sorted(set(others) - {item.gold})  # a set alone has another order in every process
+    draw.shuffle(alike)
+    alike.sort(key=lambda other: other.count(" ") != length)
     chosen = [item.gold, *alike[: CANDIDATES - 1]]
     draw.shuffle(chosen)
     return chosen
