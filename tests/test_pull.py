@@ -6,9 +6,11 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -317,6 +319,29 @@ def test_pips_own_words_are_understood(
     monkeypatch.setattr(fetch, "_pip", lambda: [sys.executable, "-c", f"import sys; print({said!r}); sys.exit(1)"])
     with pytest.raises(ValueError, match=error):
         pull("tiny")
+
+
+def test_what_pip_takes_away_while_it_is_weighed_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "file").write_bytes(b"123")
+    size = fetch._size
+
+    def late(path: Path) -> int:
+        for folder in folders:
+            if folder != path.parent and path.name == "file":
+                shutil.rmtree(folder, ignore_errors=True)
+        return size(path)
+
+    monkeypatch.setattr(fetch, "_size", late)
+    monkeypatch.setattr(fetch, "LOOK", 0.01)
+    told: list[int] = []
+    with fetch._looking(tmp_path, 100, lambda done, total: told.append(done)):
+        time.sleep(0.2)
+    assert set(told) == {3}
 
 
 def test_without_pip(tiny: Base, monkeypatch: pytest.MonkeyPatch) -> None:

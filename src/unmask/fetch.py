@@ -188,7 +188,7 @@ def _looking(folder: Path, size: int, watch: Watch) -> Iterator[None]:
 
     def look() -> None:
         while not done.wait(LOOK):
-            watch(min(sum(_size(path) for path in folder.rglob("*")), size), size)
+            watch(min(_weight(folder), size), size)
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
@@ -197,6 +197,11 @@ def _looking(folder: Path, size: int, watch: Watch) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+def _weight(folder: Path) -> int:
+    """All files in a folder, in bytes; what goes meanwhile is passed over."""
+    return sum(_size(Path(place) / name) for place, _, names in os.walk(folder) for name in names)
 
 
 def _size(path: Path) -> int:
