@@ -84,6 +84,16 @@ def test_a_beginning_is_all_that_its_elements_say() -> None:
     assert not torch.isin(beginnings(other), names).any()
 
 
+def test_long_rows_and_short_ones_are_not_padded_to_each_other() -> None:
+    cache = Cache()
+    rows = [[i % 9, 3, 5] for i in range(9)] + [[1] * 200, [2, 1]]
+    plans = [cache.plan(causal(rows)), cache.plan(causal([[*row, 4] for row in rows]))]
+    for plan, new, work in zip(plans, (rows, [[0]] * 11), (9 * 9 + 200 * 200, 9 * 4 + 201 + 3), strict=True):
+        assert sum(block.queries.numel() for block in plan.blocks) == sum(map(len, new)) - (2 if new is rows else 0)
+        assert sum(block.sees.numel() for block in plan.blocks) <= 2 * work
+        assert len(plan.blocks) <= 3
+
+
 def test_a_view_that_is_not_causal_goes_past_the_cache() -> None:
     model, cache = backbone("plain"), Cache()
     view = causal([[1, 2, 3]])

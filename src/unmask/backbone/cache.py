@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -12,6 +13,7 @@ from unmask.noise import scattered
 from unmask.view import View
 
 ROOM = 256  # slots a cache grows by, at least
+WASTE = 2  # times the work of some rows that reading them together may take
 SPARE = 2  # times as much as was kept last may be held before it is time to forget again
 
 
@@ -97,11 +99,9 @@ class Plan:
         view = self.view
         row = view.rows[self.new]
         per_row = torch.bincount(row, minlength=view.n_rows)
-        self.blocks = []
-        for some in (per_row == 1, per_row > 1):  # rows that grow by one element apart from those that are read whole
-            rows = some.nonzero().squeeze(1)
-            if rows.numel():
-                self.blocks.append(_Block(rows, row, per_row[rows], self))
+        rows = per_row.nonzero().squeeze(1)
+        parts = _alike(per_row[rows], view.offsets.diff()[rows])
+        self.blocks = [_Block(some, row, per_row[some], self) for some in (rows[part] for part in parts)]
 
     def of(self, column: Tensor) -> Tensor:
         """The elements to compute of a column `[M]`, `[K]`."""
@@ -183,6 +183,18 @@ def beginnings(view: View) -> Tensor:
         said = scattered(said + view.segment)
     total = said.cumsum(0)
     return scattered(total - (total - said)[start])
+
+
+def _alike(n: Tensor, lengths: Tensor) -> list[Tensor]:
+    """Rows with `n [B]` new elements of `lengths [B]`, in few parts that are not much more work for their padding."""
+    order = (n * (lengths.amax() + 1) + lengths).argsort() if n.numel() else n
+    cuts, total, longest = [0], 0, 0
+    for i, (new, length) in enumerate(zip(n[order].tolist(), lengths[order].tolist(), strict=True)):
+        total, longest = total + new * length, max(longest, length)
+        if new * longest * (i + 1 - cuts[-1]) > WASTE * total:
+            cuts.append(i)
+            total, longest = new * length, length
+    return [order[a:b].sort().values for a, b in pairwise([*cuts, n.numel()]) if b > a]
 
 
 def _first_of(names: Tensor) -> tuple[Tensor, Tensor]:
