@@ -36,7 +36,7 @@ def letters(n: int = N_LETTERS) -> TokenClasses:
     usable[:n] = True
     of = torch.where(usable, 1, 0)
     flags = torch.tensor([False, True])
-    return TokenClasses(of, flags, flags, flags, flags, torch.tensor([-1, -1]))
+    return TokenClasses(of, flags, flags, flags, flags, torch.tensor([-1, -1]), torch.tensor([False, False]))
 
 
 def row_with(model: Model, *parts: int | str) -> tuple[Canvas, list[Hole]]:

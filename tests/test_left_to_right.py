@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -132,6 +133,19 @@ def test_a_plain_model_reads_nothing_but_the_text() -> None:
     score = lm.score("the cat sat on the mat")
     assert score.kind == "exact"
     assert score.log_prob == pytest.approx(chain, abs=1e-9)
+
+
+@pytest.mark.parametrize(("hole", "counts"), [("___{1}", {1}), ("___{2}", {2}), ("___{2,3}", {2, 3})])
+def test_a_number_is_written_where_no_digit_has_a_space_of_its_own(hole: str, counts: set[int]) -> None:
+    tok, model = tokenizer(), copy.deepcopy(toy("left_to_right").model)
+    space, *digits = tok.encode(" 4715", inside=True)
+    assert tok.decode([space], inside=True) == " "
+    with torch.no_grad():
+        model.head.words.bias[space] += 60
+        model.head.words.bias[digits] += 40
+    found = LanguageModel(model, tok).fill(f"the {hole} sat", n=1)[0].holes[0].text
+    assert len(found.split(" ")) in counts
+    assert all(word.isdigit() for word in found.split(" "))
 
 
 def test_a_long_text_is_scored_some_words_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

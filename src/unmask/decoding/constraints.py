@@ -2,6 +2,8 @@
 
 A word begins at a fill's first token and at every later token that starts with a space. So a hole that holds anything
 has one word, plus one for each token with a space that is not its first; a blank at its start still owes the first.
+Some vocabularies have no digit with a space before it: there a space that is a token of its own begins a number, where
+what is written comes after all that was.
 """
 
 from __future__ import annotations
@@ -27,23 +29,25 @@ class TokenClasses:
 
     of: Tensor  # [V] int64
     usable: Tensor  # [C] bool, may stand in a fill at all
-    spaced: Tensor  # [C] bool, begins with the one space
+    spaced: Tensor  # [C] bool, begins with the one space, or is it
     begins_alnum: Tensor  # [C] bool, first character is a letter or digit
     ends_alnum: Tensor  # [C] bool
     token: Tensor  # [C] int64, the one token of a class of its own, -1: many
+    lone: Tensor  # [C] bool, the one space and nothing more
 
     @classmethod
     def build(cls, table: TokenTable, apart: Sequence[int] = ()) -> TokenClasses:
         """Classes of the vocabulary; each token of `apart` has one of its own."""
         white = table.has_inner_space | (table.starts_word & ~table.leading_space)
         usable = ~table.special & table.whole_characters & ~white
-        facts = (usable, table.leading_space, table.first_alnum, table.last_alnum)
+        lone = table.starts_word & ~(table.leading_space | table.has_inner_space | table.special)
+        facts = (usable, table.leading_space | lone, table.first_alnum, table.last_alnum, lone)
         own = torch.full(usable.shape, -1, dtype=torch.int64)
         own[list(apart)] = torch.tensor(list(apart), dtype=torch.int64)
-        code = own * 16 + sum(fact.long() << bit for bit, fact in enumerate(facts))  # one number a kind of token
+        code = own * 32 + sum(fact.long() << bit for bit, fact in enumerate(facts))  # one number a kind of token
         kinds, of = torch.unique(code, return_inverse=True)
-        usable, spaced, begins, ends = ((kinds >> bit & 1).bool() for bit in range(4))
-        return cls(of, usable, spaced, begins, ends, kinds >> 4)
+        usable, spaced, begins, ends, lone = ((kinds >> bit & 1).bool() for bit in range(5))
+        return cls(of, usable, spaced, begins, ends, kinds >> 5, lone)
 
     def to(self, device: torch.device) -> TokenClasses:
         """The same on another device."""
@@ -200,19 +204,21 @@ def allowed(canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses) -
     missing = rules.min_words[here][:, None, None] - words
     missing = torch.where(missing > 0, missing + owes_after[:, None, :].long(), 0)
     missing = torch.maximum(missing, (appends[:, None] & ~ends_well).long()[:, :, None])
-    need = torch.maximum(remaining[:, None, :], missing)  # [S, C, 4]
+    need = torch.maximum(remaining[:, None, :], missing) + classes.lone[None, :, None].long()  # [S, C, 4]
     may = n_tokens[:, None, None] + 1 + need <= rules.max_tokens[here][:, None, None]
 
-    may = may & classes.usable[None, :, None]
+    usable = classes.usable | (classes.lone & appends[:, None])  # [S, C]
+    tail = count.last_token[pair]
+    hangs = appends & (tail >= 0) & classes.lone[classes.of[tail.clamp(min=0)]]  # [S], a space waits for its word
+    may = may & (usable & ~(classes.spaced & hangs[:, None]))[:, :, None]
     may = may & (opens_well[:, :, None] | ~becomes_first[:, None, :]) & (ends_well[:, :, None] | ~becomes_last[:, None])
     may = may & ~(spaced & (joins_left & joins_right)[:, None, None])
     may = may & (words <= rules.max_words[here][:, None, None])
     may = may & ((words >= rules.min_words[here][:, None, None]) | ~closes[:, None, :])
 
-    tail = count.last_token[pair]
     tail_well = classes.ends_alnum[classes.of[tail.clamp(min=0)]] | ~joins_right
     enough = torch.where(n_tokens == 0, 0, count.n_words[pair]) >= rules.min_words[here]
-    ends = (others == 0) & enough & (tail_well | (n_tokens == 0))  # [S]
+    ends = (others == 0) & enough & ~hangs & (tail_well | (n_tokens == 0))  # [S]
     return _force(may, ends, n_tokens, rules, here, classes)
 
 
