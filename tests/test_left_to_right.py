@@ -93,7 +93,7 @@ def test_order_and_company_change_nothing_that_is_told() -> None:
         ((1, None), [BLANK]),
         ((2, 2), [WORD, WORD]),
         ((1, 3), [WORD, MAYBE, MAYBE]),
-        ((0, 1), [MAYBE]),
+        ((0, 1), [BLANK]),
         ((3, None), [WORD, WORD, BLANK]),
         ((2, 10), [WORD, WORD, *[MAYBE] * 8]),
         ((2, 999), [WORD, BLANK]),  # as if it had no end: the signs of all would not fit
@@ -190,6 +190,22 @@ def test_a_plain_model_goes_on_from_a_text_and_fills_nothing_before_its_end() ->
     hidden = Hidden(clean.index == 1, one, one, one > 0)
     with pytest.raises(ValueError, match="masking law all"):
         tiny_model("left_to_right", options=options).objective.corrupt(clean, hidden, noise_for(clean))
+
+
+def test_a_plain_model_ends_with_its_line() -> None:
+    lm = plain()
+    table = lm.tokenizer.table
+    breaks = table.starts_word & ~table.leading_space & ~table.special
+    breaks[lm.tokenizer.encode(" ", inside=True)] = False  # one space and no more may begin a number
+    short = next(fill for fill in lm.fill("the cat ___", n=30, max_words=3) if " " not in fill.holes[0].text)
+    row = torch.tensor([lm.model.objective.begin, *lm.tokenizer.encode(short.text)])
+    index = torch.arange(row.numel())
+    view = View(row, torch.tensor([0, row.numel()]), index, index, stage=index, causal=True)
+    words = lm.model.head.words.log_probs(lm.model.backbone(view, dense=True))
+    over = words[-1].exp()[breaks].sum() + words[-1, lm.model.objective.end].exp()
+    n = len(lm.tokenizer.encode("the cat"))
+    written = words[n:-1].gather(1, row[n + 1 :, None]).sum() + over.log()
+    assert short.log_prob == pytest.approx(written.item(), abs=1e-5)
 
 
 @pytest.mark.parametrize(

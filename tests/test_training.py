@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from families import clean_canvas, noise_for, tiny_model
+from llamas import spoken
 from unmask.canvas import Canvas
 from unmask.cli.info import DEFAULT, licence_of
 from unmask.folder import load, read_config, read_model, read_tensors, stored, weights, write_model
@@ -331,6 +332,10 @@ def test_what_a_token_begins():
     assert said["'s"] == said["old"] == 0
     assert said[" ("] == said[")"] == said[","] == 2
     assert not kinds[tokenizer.special].any()
+    digits = Tokenizer(json.loads(spoken().to_str()))
+    row = digits.encode(" in 1984.", inside=True)
+    assert [digits.token_bytes[i] for i in row][-6:-1] == [b" ", b"1", b"9", b"8", b"4"]
+    assert setup.begins(digits)[row].tolist()[-6:] == [1, 0, 0, 0, 0, 2]  # the space belongs to the number
 
 
 def test_what_may_change(text):

@@ -34,6 +34,7 @@ class TokenClasses:
     ends_alnum: Tensor  # [C] bool
     token: Tensor  # [C] int64, the one token of a class of its own, -1: many
     lone: Tensor  # [C] bool, the one space and nothing more
+    breaks: Tensor  # [C] bool, other white space: what follows is no longer on the line
 
     @classmethod
     def build(cls, table: TokenTable, apart: Sequence[int] = ()) -> TokenClasses:
@@ -41,13 +42,14 @@ class TokenClasses:
         white = table.has_inner_space | (table.starts_word & ~table.leading_space)
         usable = ~table.special & table.whole_characters & ~white
         lone = table.starts_word & ~(table.leading_space | table.has_inner_space | table.special)
-        facts = (usable, table.leading_space | lone, table.first_alnum, table.last_alnum, lone)
+        breaks = white & ~lone & ~table.special
+        facts = (usable, table.leading_space | lone, table.first_alnum, table.last_alnum, lone, breaks)
         own = torch.full(usable.shape, -1, dtype=torch.int64)
         own[list(apart)] = torch.tensor(list(apart), dtype=torch.int64)
-        code = own * 32 + sum(fact.long() << bit for bit, fact in enumerate(facts))  # one number a kind of token
+        code = own * 64 + sum(fact.long() << bit for bit, fact in enumerate(facts))  # one number a kind of token
         kinds, of = torch.unique(code, return_inverse=True)
-        usable, spaced, begins, ends, lone = ((kinds >> bit & 1).bool() for bit in range(5))
-        return cls(of, usable, spaced, begins, ends, kinds >> 5, lone)
+        usable, spaced, begins, ends, lone, breaks = ((kinds >> bit & 1).bool() for bit in range(6))
+        return cls(of, usable, spaced, begins, ends, kinds >> 6, lone, breaks)
 
     def to(self, device: torch.device) -> TokenClasses:
         """The same on another device."""

@@ -148,7 +148,7 @@ class _Loop:
         draws = self.search.temperature > 0
         n = 1 if search.sampling else self._width
         full = may[:, -1, 0] & ~may[:, :-1][:, self.classes.spaced].flatten(1).any(1)
-        shape = Shape(self.classes.of, may, search.temperature, search.top_p, search.top_k, full)
+        shape = Shape(self.classes.of, may, search.temperature, search.top_p, search.top_k, full, self.classes.breaks)
         noise = self._noise(rows) if search.sampling else None
         prediction = self.model.predict(rows.canvas, cache=self.cache)
         proposal = objective.propose(prediction, rows.canvas, n, shape, noise if draws else None)

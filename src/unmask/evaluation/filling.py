@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from unmask.evaluation.asking import Asked
 from unmask.evaluation.cloze import Cloze
 from unmask.evaluation.report import proportion
 
@@ -12,14 +13,20 @@ if TYPE_CHECKING:
     from unmask.evaluation import Tell
     from unmask.evaluation.asking import Filler
 
+CLOSING = ".,;:!?\"')"  # taken off answers in words
 BATCH = 32  # texts a call
 
 
 def filled(lm: Filler, items: Sequence[Cloze], told: bool, n: int, seed: int, tell: Tell) -> list[list[str]]:
     """The model's `n` best fills for each blank; `told` says how many words are missing."""
     holes = [item.told if told else item.free for item in items]
-    answers = batched(lambda some: lm.fill(some, n=n, seed=seed), holes, tell, "filling")
-    return [[fill.holes[0].text.strip() for fill in fills] for fills in answers]
+    if not isinstance(lm, Asked):
+        answers = batched(lambda some: lm.fill(some, n=n, seed=seed), holes, tell, "filling")
+        return [[fill.holes[0].text.strip() for fill in fills] for fills in answers]
+    # What goes on in its own way may close with a full stop: twice as many answers, told apart without.
+    answers = batched(lambda some: lm.fill(some, n=2 * n, seed=seed), holes, tell, "asking")
+    bare = [[fill.holes[0].text.strip(f" {CLOSING}") for fill in fills] for fills in answers]
+    return [list(dict.fromkeys(answer for answer in some if answer))[:n] for some in bare]
 
 
 def batched(work: Callable[[list[Any]], Any], inputs: Sequence[Any], tell: Tell, what: str) -> list[Any]:

@@ -67,8 +67,8 @@ class LeftToRight:
     Relation to the others: the baseline. Blank LM with one fixed order and a close symbol in the place of splits.
     Options: `told`, the share of holes whose number of words is told in training (0: never, nor in filling). `plain`: a
         language model as it comes, which has seen no signs; it reads the text alone, behind the token `begin`, and
-        ends it with `stop`, or is cut where it may write no more. It goes on from a text, and fills nothing before
-        its end; its probability is that of going on so, whatever comes after.
+        ends it with `stop` or its line, or is cut where it may write no more. It goes on from a text, and fills nothing
+        before its end; its probability is that of going on so, whatever comes after.
     """
 
     name: ClassVar[str] = "left_to_right"
@@ -198,7 +198,7 @@ class LeftToRight:
         if self.plain and bool(signs[:-1][~last[1:]].any()):
             raise ValueError(
                 "this model goes on from a text, and has not learned to fill before its end · put the hole last, or"
-                " adapt it: unmask train adapt model=..."
+                " adapt it: unmask train adapt model=... data=..."
             )
         site = (signs | last).nonzero().squeeze(1)
         told = torch.tensor([self._shown(hole) for hole in holes], dtype=torch.int64, device=site.device).view(-1, 3)
@@ -227,10 +227,11 @@ class LeftToRight:
         openness[self.end] = 0
         may = shape.allowed[:, classes, openness]
         sure = certainty(words)
-        if self.plain and shape.full is not None:  # cut where a further word would begin: it goes on so, and so far
-            beyond = words.masked_fill(may, -math.inf).logsumexp(-1)
-            ends = torch.logaddexp(words[:, self.end], beyond)
-            words[:, self.end] = torch.where(shape.full, ends, words[:, self.end])
+        if self.plain and shape.full is not None and shape.breaks is not None:
+            # Cut where the line ends, or a further word would begin: the probability of going on so, and so far.
+            beyond = ~may & (shape.full[:, None] | shape.breaks[shape.token_class])
+            ends = torch.logaddexp(words[:, self.end], words.masked_fill(~beyond, -math.inf).logsumexp(-1))
+            words[:, self.end] = torch.where(may[:, self.end], ends, words[:, self.end])
         log_prob = words.masked_fill(~may, -math.inf)
         picked, score = choose(log_prob, n, shape, noise, sites.row, canvas.index[sites.element])
         ended = picked == self.end
@@ -329,7 +330,7 @@ class LeftToRight:
         most = torch.where(ranged, n + (high * 4).long(), n)
         endless = ranged & (high * 4 % 1 < 0.25)
         told = torch.stack([least - endless.long(), (most - least).masked_fill(endless, 0), endless.long()], 1)
-        return torch.where((draw < self.told)[:, None], told, free)
+        return torch.where(((draw < self.told) & (n <= MOST_MAYBE))[:, None], told, free)
 
     def _shown(self, hole: Hole) -> list[int]:
         """How many signs of each kind (word, maybe, blank) show a hole."""
@@ -337,8 +338,10 @@ class LeftToRight:
         if not self.told or not isinstance(sign, Blank) or sign.candidates or sign.words == (1, None):
             return [0, 0, 1]
         low, high = sign.words
+        if low == 0:
+            return [0, 0, 1]  # an answer of no words was never asked for in training
         if high is None or high - low > MOST_MAYBE:
-            return [max(low - 1, 0), 0, 1]
+            return [low - 1, 0, 1]
         return [low, high - low, 0]
 
     def _signs(self, told: Tensor) -> Tensor:

@@ -53,6 +53,7 @@ class Shape:
     top_p: float | None = None
     top_k: int | None = None
     full: Tensor | None = None  # [S] bool, it may end here and no further word may begin; none: nowhere
+    breaks: Tensor | None = None  # [C] bool, tokens of the class end the line; none: no token does
 
 
 @dataclass(frozen=True)

@@ -249,7 +249,8 @@ def begins(tokenizer: Tokenizer) -> Tensor:
     letters = table.first_alnum | ~(table.whole_characters | table.special)  # a piece of a character goes on
     ending = torch.tensor([_CONTRACTION.fullmatch(token) is not None for token in tokenizer.token_bytes])
     kind = torch.where(table.starts_word, torch.where(letters, 1, 2), torch.where(letters | ending, 0, 2))
-    return torch.where(table.special, 0, kind)
+    lone = table.starts_word & ~(table.leading_space | table.has_inner_space)  # " 1984" as a space and four digits
+    return torch.where(table.special, 0, torch.where(lone, 1, kind))
 
 
 def prompts(recipe: Recipe, n: int = 3) -> list[str]:
