@@ -288,6 +288,13 @@ def test_the_recipe_of_the_packages_adapter_reads_what_the_built_in_model_read()
     assert ours.model in bases.BASES
 
 
+def test_what_was_put_together_is_saved_as_one_model_with_a_card_that_says_so(run, tmp_path):
+    folder = unmask.load(run / "model").save_pretrained(tmp_path / "whole")
+    card = (folder / "README.md").read_text()
+    assert "An adapter and its base in one" in card and (run / "model" / "README.md").read_text().strip()[-200:] in card
+    assert not is_adapter(folder)
+
+
 def test_an_adapter_of_the_package_is_loaded_by_name(run, tmp_path, monkeypatch):
     monkeypatch.setattr(bases, "ADAPTERS", tmp_path)
     shutil.copytree(run / "model", tmp_path / "tiny-fill")

@@ -263,6 +263,11 @@ def test_convert_there_and_back(tmp_path, capsys):
     assert len(modes) == 1  # what one may read, one may load
 
 
+def test_what_is_saved_of_a_gguf_file_names_its_licence(tmp_path):
+    lm = LanguageModel.from_pretrained(gguf_of(tmp_path / "a.gguf", llama(tie_word_embeddings=True)), device="cpu")
+    assert "license: cc0-1.0" in (lm.save_pretrained(tmp_path / "ours") / "README.md").read_text()
+
+
 def test_info_of_a_public_model(tmp_path, capsys):
     theirs = llama(tie_word_embeddings=True)
     for place in (gguf_of(tmp_path / "a.gguf", theirs), written(tmp_path / "in", theirs)):

@@ -36,6 +36,8 @@ from unmask.folder import (
     write_text,
 )
 from unmask.model import Model, ModelConfig
+from unmask.public import card_of as public_card
+from unmask.public import is_public
 from unmask.tokenizer import Tokenizer
 
 FORMAT = 1  # of the folder; raised when older versions could not read a newer one
@@ -133,6 +135,19 @@ def read(path: str | Path, dtype: torch.dtype | None = torch.float32) -> tuple[M
     adapter = read_adapter(path)
     model, tokenizer = read_model(base_of(adapter.config, path), dtype)
     return merge(model, adapter, path), tokenizer
+
+
+def card_of(path: str | Path) -> str | None:
+    """The card of what `read` gives; None where it has none."""
+    path = Path(path)
+    if is_public(path):
+        return public_card(path)
+    own = path / CARD
+    card = own.read_text(encoding="utf-8") if own.is_file() else None
+    if not is_adapter(path):
+        return card
+    config = read_adapter_config(path)
+    return _whole(card or "", config.base, config.sha256)
 
 
 def config_of(path: str | Path) -> ModelConfig:
@@ -279,3 +294,22 @@ def merge(model: Model, adapter: Adapter, where: str | Path = "the adapter") -> 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
+
+
+def _whole(card: str, base: str, sha256: str) -> str:
+    """The card of an adapter as that of the model it makes with its base."""
+    facts, text = "", card
+    if card.startswith("---\n") and "\n---\n" in card:
+        facts, _, text = card.removeprefix("---\n").partition("\n---\n")
+    under = text.strip() or "It has no card."
+    return f"""---
+{facts or f"base_model: {base}"}
+---
+
+# An adapter and its base in one
+
+Made of `{base}` (sha256 {sha256}) and an adapter of it. Neither is needed any longer. The card of the
+adapter:
+
+{under}
+"""

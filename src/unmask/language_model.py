@@ -9,7 +9,7 @@ from typing import Any, overload
 
 import torch
 
-from unmask.adapter import read, shape_of
+from unmask.adapter import card_of, read, shape_of
 from unmask.bases import located
 from unmask.canvas import Canvas, Role
 from unmask.decoding.answers import fills_of, history, some, write
@@ -91,8 +91,7 @@ class LanguageModel:
             model = quantise(model)
         else:
             model, tokenizer = read(folder, None if dtype == "auto" else getattr(torch, dtype))
-        card = folder / CARD
-        lm = cls(model.to(where), tokenizer, card.read_text(encoding="utf-8") if card.exists() else None)
+        lm = cls(model.to(where), tokenizer, card_of(folder))
         lm.source = folder
         return lm
 

@@ -27,36 +27,16 @@ def merge(
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise used_wrongly(f"{target} is already there · nothing is written over · name another folder, or move it")
-    from unmask.adapter import read, read_adapter_config
+    from unmask.adapter import card_of, read, read_adapter_config
     from unmask.bases import located
-    from unmask.folder import CARD, write_model
+    from unmask.folder import write_model
     from unmask.public import write_public
     from unmask.tensors import placed
 
     place = located(adapter) or Path(adapter)
-    config = read_adapter_config(place)
+    read_adapter_config(place)  # which says so where it is none
     model, tokenizer = read(place)
-    own = place / CARD
-    card = whole(own.read_text(encoding="utf-8") if own.is_file() else "", config.base, config.sha256)
+    card = card_of(place)
     with placed(target) as folder:
         (write_public if to is House.transformers else write_model)(folder, model, tokenizer, card)
     print(f"merged: {target}")
-
-
-def whole(card: str, base: str, sha256: str) -> str:
-    """The card of an adapter as that of the model it makes with its base."""
-    facts, text = "", card
-    if card.startswith("---\n") and "\n---\n" in card:
-        facts, _, text = card.removeprefix("---\n").partition("\n---\n")
-    under = text.strip() or "It has no card."
-    return f"""---
-{facts or f"base_model: {base}"}
----
-
-# An adapter and its base in one
-
-Made by `unmask merge` of `{base}` (sha256 {sha256}) and an adapter of it. Neither is needed any longer. The card of the
-adapter:
-
-{under}
-"""
