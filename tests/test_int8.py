@@ -12,7 +12,7 @@ from families import clean_canvas, tiny_model
 from llamas import gguf_of, llama
 from toys import toy
 from unmask.backbone import int8
-from unmask.backbone.int8 import Int8Linear, round_rows, weight_steps
+from unmask.backbone.int8 import APART, Int8Linear, Pending, round_rows, weight_steps
 from unmask.bases import located
 from unmask.canvas import Role
 from unmask.folder import write_model
@@ -42,6 +42,28 @@ def test_bytes_compute_what_the_plain_twin_does(n: int, inner: int, outer: int) 
     torch.testing.assert_close(Int8Linear(weight, bias)(x).double(), plain(x, weight, bias), rtol=1e-5, atol=1e-5)
     far = (Int8Linear(weight)(x) - x @ weight.T).norm() / (x @ weight.T).norm()
     assert far < 0.03
+
+
+def test_the_largest_columns_of_a_sample_stay_apart() -> None:
+    x, weight, bias = matrix(40, 128), matrix(96, 128, seed=1), matrix(96, seed=2)
+    x[:, [3, 77]] *= 60  # as a few of a trained model's are
+    wanted = x @ weight.T + bias
+    layer = Int8Linear(weight, bias, sample=x[:8])
+    assert {3, 77} <= set(layer.apart.tolist()) and len(layer.apart) == APART
+    rest, some = x.clone(), x[:, layer.apart]
+    rest[:, layer.apart] = 0
+    twin = plain(rest, weight.index_fill(1, layer.apart, 0.0), bias) + some @ weight[:, layer.apart].T
+    torch.testing.assert_close(layer(x).double(), twin, rtol=1e-5, atol=1e-4)
+    before, after = ((one(x) - wanted).norm() for one in (Int8Linear(weight, bias), layer))
+    assert after < before / 10
+    assert Int8Linear(weight, sample=torch.zeros(4, 128))(x).isfinite().all()
+
+
+def test_layers_that_saw_nothing_are_rounded_too() -> None:
+    model = quantise(tiny_model("blank_lm", dtype=torch.float32, width=64), clean_canvas([[1, 2, 3]]))
+    assert not any(isinstance(part, Pending) for part in model.modules())
+    layers = [part for part in model.modules() if isinstance(part, Int8Linear)]
+    assert {part.apart is None for part in layers} == {True, False}  # no split was asked for, but words were
 
 
 def test_the_largest_sums_do_not_saturate() -> None:

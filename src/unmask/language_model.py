@@ -19,7 +19,7 @@ from unmask.decoding.policies import POLICIES
 from unmask.decoding.score import ORDERS, score
 from unmask.decoding.search import Search
 from unmask.folder import CARD, write_model
-from unmask.holes import Blank, Sign
+from unmask.holes import Blank, Mask, Sign
 from unmask.model import Model, fastest, quantise
 from unmask.results import Fill as Fill
 from unmask.results import HoleFill as HoleFill
@@ -30,6 +30,10 @@ from unmask.tokenizer import Reading, Tokenizer
 WEIGHTS = Path(__file__).parent / "weights"  # the default model
 BEAM = 8  # open rows, at least, unless told
 MAX_WORDS = 60  # of `generate`, unless told
+SAMPLE = (  # of plain text, which a model reads while it is rounded
+    'When the train came in, a man with a small brown bag got out and asked the boy at the gate, "How far is it to the'
+    ' old bridge?" In 1905 the city had 20,000 people; today it is the capital of the country, and its '
+)
 KINDS = ("auto", "float32", "bfloat16", "float64", "int8")  # of weights in memory
 LENGTHS = (1, 2, 3, 4)  # words that a free blank gets with `by_length`
 
@@ -88,7 +92,7 @@ class LanguageModel:
                 dtype = fastest(shape)
         if dtype == "int8":  # read as it is stored: the wider whole is never there
             model, tokenizer = read(folder, torch.float32 if stored == torch.float64 else stored)
-            model = quantise(model)
+            model = quantise(model, _sample(model, tokenizer))
         else:
             model, tokenizer = read(folder, None if dtype == "auto" else getattr(torch, dtype))
         lm = cls(model.to(where), tokenizer, card_of(folder))
@@ -299,6 +303,12 @@ class LanguageModel:
         written = tuple(self.tokenizer.decode([token], inside=True) for token in one.ids[fresh].tolist())
         choice = opened.starts[int(one.request[0])].choice
         return Step(write(self.tokenizer, one, reading, choice, signs=True).text, written, (), passes)
+
+
+def _sample(model: Model, tokenizer: Tokenizer) -> Canvas:
+    """A text with a hole at its end, as the model's family shows it: what it is given while it fills."""
+    reading = tokenizer.read([SAMPLE, Blank() if "blank" in model.objective.holes else Mask()])
+    return model.objective.open(reading.canvas, reading.holes)
 
 
 def _find(name: str | Path | None) -> Path:

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from unmask.backbone import Backbone, BackboneConfig
 from unmask.backbone.cache import Cache
-from unmask.backbone.int8 import Int8Linear, can_int8, has_byte_products, swap_linear
+from unmask.backbone.int8 import Int8Linear, Pending, can_int8, has_byte_products, settle, swap_linear
 from unmask.canvas import Canvas
 from unmask.objectives import OBJECTIVES, Objective, Vocabulary
 from unmask.objectives.words import WordHead
@@ -170,11 +170,15 @@ def fastest(config: BackboneConfig) -> str:
     return "int8" if can_int8() and has_byte_products() and config.width >= WIDE else "float32"
 
 
-def quantise(model: Model) -> Model:
+def quantise(model: Model, sample: Canvas | None = None) -> Model:
     """Turn a model on a CPU into one that computes in bytes; for filling and scoring only. It is changed.
 
     Its matrices go one by one; what is left of it becomes float32, but for the embedding, which is only looked up, and
     an output matrix of its own, which nothing reads any more.
+
+    Args:
+        model: Of any kind of number.
+        sample: Opened rows that it reads once, to see what its layers are given. None: they are rounded unseen.
 
     Raises:
         ValueError: when this machine cannot.
@@ -184,9 +188,13 @@ def quantise(model: Model) -> Model:
     swap_linear(model)
     for part in model.modules():
         if isinstance(part, WordHead):
-            part.product = Int8Linear(part.embedding.weight, tied=True)
+            part.product = Pending(part.embedding.weight.detach(), tied=True)
     vocabularies = {id(part.weight) for part in (model.backbone.embedding, model.backbone.output)}
     for parameter in model.parameters():
         if id(parameter) not in vocabularies:
             parameter.data = parameter.data.float()
+    if sample is not None:
+        with torch.no_grad():
+            model.predict(sample).words()
+    settle(model)
     return model
