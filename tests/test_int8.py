@@ -156,4 +156,7 @@ def test_what_is_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
     assert weight_steps() == 127
     monkeypatch.setattr(int8, "_abilities", lambda: {"avx2": True})
     assert fastest(replace(config, width=256)) == "float32"
+    assert fastest(replace(config, width=512)) == "int8"
+    monkeypatch.setattr(int8, "_abilities", lambda: {"avx2": False})
+    assert fastest(replace(config, width=512)) == "float32"
     assert weight_steps() == 63

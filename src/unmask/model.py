@@ -18,7 +18,7 @@ from unmask.objectives import OBJECTIVES, Objective, Vocabulary
 from unmask.objectives.words import WordHead
 from unmask.view import View
 
-WIDE = 256  # width of a model from which products are most of the work of filling
+WIDE, WIDER = 256, 512  # widths of a model from which bytes pay, with byte products in hardware and without
 
 
 @dataclass(frozen=True)
@@ -161,13 +161,13 @@ _FILLS = {Tensor.uniform_, Tensor.normal_, nn.init.kaiming_uniform_, nn.init.uni
 
 
 def fastest(config: BackboneConfig) -> str:
-    """The precision that fills fastest on this machine's processor at the same answers.
+    """The precision that fills fastest on this machine's processor.
 
-    Bytes where the processor multiplies them straight into 32-bit sums, and rows are wide enough that products are
-    most of the work. Elsewhere float32: on AVX2 alone bytes were 0.9 to 1.2 times as fast, and changed two fills in a
-    hundred. Such processors have no bfloat16 products either.
+    Bytes where rows are wide enough that products, and reading their matrices, are most of the work: sooner where the
+    processor multiplies bytes straight into 32-bit sums. Figures of both sides: docs/results.md.
     """
-    return "int8" if can_int8() and has_byte_products() and config.width >= WIDE else "float32"
+    wide = WIDE if has_byte_products() else WIDER
+    return "int8" if can_int8() and config.width >= wide else "float32"
 
 
 def quantise(model: Model, sample: Canvas | None = None) -> Model:
