@@ -36,7 +36,7 @@ def merge(
     place = located(adapter) or Path(adapter)
     read_adapter_config(place)  # which says so where it is none
     model, tokenizer = read(place)
-    card = card_of(place)
+    card = card_of(place) or ""
     with placed(target) as folder:
         (write_public if to is House.transformers else write_model)(folder, model, tokenizer, card)
     print(f"merged: {target}")
