@@ -36,7 +36,8 @@ def letters(n: int = N_LETTERS) -> TokenClasses:
     usable[:n] = True
     of = torch.where(usable, 1, 0)
     flags = torch.tensor([False, True])
-    return TokenClasses(of, flags, flags, flags, flags, torch.tensor([-1, -1]), torch.tensor([False, False]))
+    none = torch.tensor([False, False])
+    return TokenClasses(of, flags, flags, flags, flags, torch.tensor([-1, -1]), lone=none, breaks=none)
 
 
 def row_with(model: Model, *parts: int | str) -> tuple[Canvas, list[Hole]]:
