@@ -63,9 +63,7 @@ class Cache:
 
     def keep(self, view: View) -> None:
         """Forget all that is not part of a view; its slots are used again."""
-        names = beginnings(view).unique()
-        at = torch.searchsorted(names, self.names).clamp(max=max(names.numel() - 1, 0))
-        live = names[at] == self.names if names.numel() else torch.zeros_like(self.names, dtype=torch.bool)
+        live = torch.isin(self.names, beginnings(view))
         self.names, self.slots = self.names[live], self.slots[live]
         self.n_kept = self.n_held
 
