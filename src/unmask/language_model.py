@@ -95,13 +95,17 @@ class LanguageModel:
             model = quantise(model, _sample(model, tokenizer))
         else:
             model, tokenizer = read(folder, None if dtype == "auto" else getattr(torch, dtype))
-        lm = cls(model.to(where), tokenizer, card_of(folder))
+        lm = cls(model.to(where), tokenizer)
         lm.source = folder
         return lm
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write it into a folder, from which `load` reads it."""
-        card = self.card or f"# A {self.model.objective.name} model\n\nMade with unmask.\n"
+        card = (
+            self.card
+            or (card_of(self.source) if self.source else None)
+            or f"# A {self.model.objective.name} model\n\nMade with unmask.\n"
+        )
         # What was rounded to bytes for speed is stored as it was read.
         model = read(self.source, None)[0] if self.model.bytewise and self.source else self.model
         return write_model(folder, model, self.tokenizer, card)
