@@ -121,6 +121,19 @@ def test_masked_diffusion_shows_one_mask_each() -> None:
     assert canvas.ids.tolist() == [N_WORDS + 2, objective.mask, objective.mask, 3, N_WORDS + 3]
 
 
+def test_masked_diffusion_may_end_an_answer_where_asked() -> None:
+    canvas = clean_canvas([[1, 2, 3]])
+    hidden = exactly(canvas, torch.tensor([0, 1, 1, 0, 0]).bool())
+    for ends, more in [(False, 0), (True, 3)]:
+        model = tiny_model("masked_diffusion", options={"ends": ends}, more_signs=("pad1", "pad2"))
+        masked, targets = model.objective.corrupt(canvas, hidden, noise_for(canvas))
+        words = model.predict(masked, targets).words()
+        signs = model.config.signs
+        assert words.isfinite().sum(-1).tolist() == [N_WORDS + more] * 2
+        assert words[:, [signs[name] for name in ("end", "pad1", "pad2")]].isfinite().all() == ends
+        assert words[:, [signs["mask"], signs["start"]]].isneginf().all()
+
+
 def test_left_to_right_puts_answers_behind_the_separator() -> None:
     objective = tiny_model("left_to_right").objective
     clean = clean_canvas([[1, 2, 3, 4, 5], [6]])

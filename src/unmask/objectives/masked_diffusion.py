@@ -52,16 +52,23 @@ class MaskedDiffusion:
         -(L/l) sum ..., l ~ U{1..L} (LLaDA, eq. 14): the masking law's weights say which.
     Policies that suit: `confident`, `parallel`.
     Relation to the others: Blank LM with blanks that neither merge nor split, told the length.
+
+    With `ends` the `end` sign, and the pads behind it where the vocabulary has them, are words: an answer may be
+    shorter than its masks (LLaDA, section 2.3; the pads: Rainbow Padding, Kim et al. 2025).
     """
 
     name: ClassVar[str] = "masked_diffusion"
     holes: ClassVar[frozenset[str]] = frozenset({"mask", "candidates"})
     paths: ClassVar[str] = "many"
 
-    def __init__(self, vocabulary: Vocabulary, width: int, embedding: nn.Embedding) -> None:
+    def __init__(self, vocabulary: Vocabulary, width: int, embedding: nn.Embedding, ends: bool = False) -> None:
         """Make the family's head."""
         self.mask = vocabulary.signs["mask"]
-        self.head = Head(embedding, vocabulary.special)
+        special = vocabulary.special.clone()
+        if ends:
+            signs = vocabulary.signs.items()
+            special[[number for name, number in signs if name == "end" or name.startswith("pad")]] = False
+        self.head = Head(embedding, special)
 
     def corrupt(self, clean: Canvas, hidden: Hidden, noise: Noise) -> tuple[Canvas, Targets]:
         """One mask for each hidden token."""
