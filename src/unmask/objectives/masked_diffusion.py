@@ -14,7 +14,7 @@ from unmask.canvas import Canvas, Edits, Role
 from unmask.holes import Hole, Mask
 from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
-from unmask.objectives import orders
+from unmask.objectives import masked_likelihood
 from unmask.objectives.objective import Likelihood, Loss, Predict, Proposal, Shape, Sites, Vocabulary, open_signs
 from unmask.objectives.words import Head, certainty, choose
 from unmask.view import View
@@ -137,26 +137,8 @@ class MaskedDiffusion:
         n_orders: int,
         noise: Noise,
     ) -> Likelihood:
-        """A bound by `n_orders` random sets of masks, their counts l stratified over U{1..L} (LLaDA, eq. 14).
-
-        Two sets at least: one alone does not say how far it strays.
-        """
-        if method not in (None, "bound"):
-            raise ValueError(
-                f"no likelihood method {method!r} here · this model draws sets of masks · use method='bound'"
-            )
-        rows, length, n_orders = clean.rows, clean.sum_rows(hidden.double()), max(2, n_orders)
-        draws = []
-        for number in range(n_orders):
-            part = (number + noise.rows(f"count {number}")) / n_orders
-            share = (1 + (part * length).floor()).clamp(max=length) / length.clamp(min=1)
-            rank = orders.ranks(noise.elements(clean, f"set {number}"), rows, hidden)
-            mask = hidden & (rank < (share * length).round()[rows])
-            canvas, targets = self.corrupt(clean, Hidden(mask, 1 / share, length, length > 0), noise)
-            costs = predict(canvas).words().gather(1, targets.word[:, None]).squeeze(1).double()
-            draws.append(clean.sum_rows(costs.new_zeros(clean.n_elements).masked_scatter(mask, costs)) / share)
-        values = torch.stack(draws)
-        return Likelihood(values.mean(0), values.std(0) / n_orders**0.5, "bound", "bound", given="length")
+        """A bound by `n_orders` random sets of masks (`masked_likelihood`)."""
+        return masked_likelihood.likelihood(self, predict, clean, hidden, method, n_orders, noise)
 
     def restore(self, canvas: Canvas, targets: Targets) -> Canvas:
         """Each mask gives way to the token it hides."""
