@@ -22,8 +22,8 @@ from unmask import adapter as adapters
 from unmask import bases
 from unmask.adapter import AdapterConfig, is_adapter, merge, origin, read, read_adapter, shapes, write_adapter
 from unmask.backbone import BackboneConfig
+from unmask.backbone.embedding import RowEmbedding
 from unmask.backbone.int8 import can_int8
-from unmask.backbone.rows import RowEmbedding
 from unmask.cli import main
 from unmask.folder import read_model, read_tensors, weights
 from unmask.masking.mixture import Mixture

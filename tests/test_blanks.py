@@ -42,8 +42,8 @@ def test_what_is_no_utf8_is_said(tmp_path: Path) -> None:
 
 def test_what_is_offered_is_the_same_in_every_process() -> None:
     code = (
-        "from unmask.evaluation import choices, cloze\n"
-        "print(choices.candidates(cloze.Cloze('a ', ' c', 'b'), [f'w{i}' for i in range(30)], 0))"
+        "from unmask.evaluation import cloze, multiple_choice\n"
+        "print(multiple_choice.candidates(cloze.Cloze('a ', ' c', 'b'), [f'w{i}' for i in range(30)], 0))"
     )
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     runs = [

@@ -12,7 +12,7 @@ import pytest
 from test_left_to_right import plain
 from toys import toy
 from unmask.cli import main
-from unmask.evaluation import TASKS, choices, facts
+from unmask.evaluation import TASKS, facts, multiple_choice
 from unmask.evaluation.asking import Asked
 from unmask.evaluation.cloze import Cloze
 
@@ -73,17 +73,17 @@ def test_the_right_hit_is_counted(file: Path) -> None:
 def test_candidates_are_alike_and_fixed_by_the_seed() -> None:
     item = Cloze("a ", " c", "two words")
     others = [f"{i}" for i in range(20)] + [f"{i} {i}" for i in range(5)]
-    some = choices.candidates(item, others, 0)
+    some = multiple_choice.candidates(item, others, 0)
     assert len(some) == len(set(some)) == 10
     assert item.gold in some
     assert sum(" " in one for one in some) == 6  # its own, and all others of two words
-    assert some == choices.candidates(item, others, 0) != choices.candidates(item, others, 1)
+    assert some == multiple_choice.candidates(item, others, 0) != multiple_choice.candidates(item, others, 1)
 
 
 def test_calibration_error() -> None:
-    assert choices.calibration_error([0.25, 0.25, 0.25, 0.25], [True, False, False, False]) == 0
-    assert choices.calibration_error([1.0, 1.0], [True, False]) == 0.5
-    assert choices.calibration_error([0.05, 0.95], [True, False]) == pytest.approx(0.95)
+    assert multiple_choice.calibration_error([0.25, 0.25, 0.25, 0.25], [True, False, False, False]) == 0
+    assert multiple_choice.calibration_error([1.0, 1.0], [True, False]) == 0.5
+    assert multiple_choice.calibration_error([0.05, 0.95], [True, False]) == pytest.approx(0.95)
 
 
 def test_a_plain_model_is_asked_in_words() -> None:

@@ -39,7 +39,6 @@ FLOORS = {
     "results": 3,  # what a fill or a score is
     "training": 4,
     "evaluation": 4,
-    "serving": 4,
     "cli": 5,
     "recipes": 5,
     "": 5,  # unmask/__init__.py, the public names

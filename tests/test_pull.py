@@ -520,7 +520,7 @@ def test_load_and_train_go_by_name(tiny: Base, tmp_path: Path, monkeypatch: pyte
     with pytest.raises(EnoughError):
         unmask.load("tiny", device="cpu")
     assert read == [tiny.path]
-    assert setup.placed("tiny") == tiny.path
+    assert bases.place_of("tiny") == tiny.path
 
 
 def test_the_table_is_whole() -> None:

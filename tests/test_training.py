@@ -440,7 +440,7 @@ def test_a_run_that_never_took_a_step_may_begin_anew(text, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(text, tmp_path, monkeypatch):
-    whole = Trainer.placed
+    whole = Trainer.to_device
 
     def spoiled(self, batch, seed):
         if self.state.step == 7:
@@ -448,7 +448,7 @@ def test_a_loss_that_is_no_number_stops_the_run(text, tmp_path, monkeypatch):
                 self.model.backbone.norm.weight.fill_(math.nan)
         return whole(self, batch, seed)
 
-    monkeypatch.setattr(Trainer, "placed", spoiled)
+    monkeypatch.setattr(Trainer, "to_device", spoiled)
     with pytest.raises(ValueError, match=r"no number at step 8 .*learning rate 0.003\).* last good checkpoint is kept"):
         train(text, [*TINY, "steps=12", "checkpoint_every=3"], tmp_path / "run", progress=False)
     kept = [path.name for path in checkpoint.RunFolder(tmp_path / "run").checkpoints()]

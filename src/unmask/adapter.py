@@ -189,9 +189,9 @@ def base_of(config: AdapterConfig, folder: str | Path) -> Path:
         )
     revision, found = origin(config.base)
     if found != config.sha256:
-        told = f"revision {config.revision}" if config.revision != revision else f"sha256 {config.sha256[:12]}"
+        by = f"revision {config.revision}" if config.revision != revision else f"sha256 {config.sha256[:12]}"
         raise ValueError(
-            f"{folder} is no adapter of {path} · it was trained on {told}, this has sha256 {found[:12]} · "
+            f"{folder} is no adapter of {path} · it was trained on {by}, this has sha256 {found[:12]} · "
             f"use the base it was trained on, or train an adapter of this one"
         )
     return path

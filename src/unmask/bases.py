@@ -117,6 +117,15 @@ def located(name: str | Path) -> Path | None:
     return None if base is None else pulled(base)
 
 
+def place_of(name: str | Path) -> Path:
+    """Where a model lies that is named, or that a path leads to; whether anything is there is not looked at.
+
+    Raises:
+        ValueError: as `located` does.
+    """
+    return located(name) or Path(name)
+
+
 def pulled(base: Base) -> Path:
     """The file of a base in the cache.
 

@@ -111,7 +111,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def placed(folder: Path) -> Iterator[Path]:
+def made_whole(folder: Path) -> Iterator[Path]:
     """A folder to write into that becomes `folder` when all went well; otherwise nothing is left of it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:

@@ -34,19 +34,19 @@ def convert(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise used_wrongly(f"{target} is already there · nothing is written over · name another folder, or move it")
     from unmask.adapter import is_adapter
-    from unmask.bases import located
+    from unmask.bases import place_of
     from unmask.folder import read_model, stored_dtype, write_model
     from unmask.public import card_of, write_public
-    from unmask.tensors import placed
+    from unmask.tensors import made_whole
 
-    place = located(source) or Path(source)
+    place = place_of(source)
     if is_adapter(place):
         raise ValueError(
             f"{source} is an adapter · alone it is no model · run: unmask merge {source} {target} --to {to}"
         )
     model, tokenizer = read_model(place, stored_dtype(place))
     card = card_of(place)
-    with placed(target) as folder:
+    with made_whole(target) as folder:
         if to is House.transformers:
             write_public(folder, model, tokenizer, card)
         else:

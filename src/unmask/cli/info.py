@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unmask import bases
+from unmask.bases import located
 from unmask.cli import options
 from unmask.cli.lines import print_line
 
@@ -31,7 +31,7 @@ def info(
 
     Family, size, vocabulary, context, the holes it fills, licence; read from its files without loading it.
     """
-    facts = describe(located(model))
+    facts = describe(_place(model))
     facts = {"model": model or "default"} | facts
     if as_json:
         print_line(facts)
@@ -42,14 +42,14 @@ def info(
         print(f"{name.ljust(width)}  {shown}")
 
 
-def located(model: str | None) -> Path:
+def _place(model: str | None) -> Path:
     """The folder or GGUF file of a model; a name on the Hub is fetched into the Hub's own cache.
 
     Raises:
         ValueError: when there is no such model.
     """
     folder = Path(model) if model else DEFAULT
-    if base := bases.located(folder):
+    if base := located(folder):
         return base
     if folder.is_file() or (folder / "config.json").is_file():
         return folder

@@ -28,15 +28,15 @@ def merge(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise used_wrongly(f"{target} is already there · nothing is written over · name another folder, or move it")
     from unmask.adapter import card_of, read, read_adapter_config
-    from unmask.bases import located
+    from unmask.bases import place_of
     from unmask.folder import write_model
     from unmask.public import write_public
-    from unmask.tensors import placed
+    from unmask.tensors import made_whole
 
-    place = located(adapter) or Path(adapter)
+    place = place_of(adapter)
     read_adapter_config(place)  # which says so where it is none
     model, tokenizer = read(place)
     card = card_of(place) or ""
-    with placed(target) as folder:
+    with made_whole(target) as folder:
         (write_public if to is House.transformers else write_model)(folder, model, tokenizer, card)
     print(f"merged: {target}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.evaluation import choices, cloze
+from unmask.evaluation import cloze, multiple_choice
 from unmask.evaluation.asking import Asked
 from unmask.evaluation.cloze import Cloze
 from unmask.evaluation.filling import batched, filled, hits
@@ -48,8 +48,8 @@ def evaluate(lm: Filler, text: Sequence[Path], counts: Sequence[Path], n: int, s
             rows.append(hits("2-4 words", name, phrases, filled(lm, phrases, told, TOP, seed, tell), TOP))
     if not isinstance(lm, Asked):
         others = table.commonest(CHOICES)
-        offered = [choices.candidates(item, others, seed) for item in words]
-        rows.append(choices.choice(lm, "1 word", words, offered, seed, tell))
+        offered = [multiple_choice.candidates(item, others, seed) for item in words]
+        rows.append(multiple_choice.choice(lm, "1 word", words, offered, seed, tell))
         rows += bound(lm, chosen, seed, tell)
     where = "the --counts text" if counts else "the evaluated text itself (no --counts: no count table)"
     return Report(
@@ -57,7 +57,7 @@ def evaluate(lm: Filler, text: Sequence[Path], counts: Sequence[Path], n: int, s
         [
             "hit: the fill is exactly the words that stood there, capitals too; ± one standard error",
             f"rare: outside the {COMMON} commonest words, counted on {where}",
-            f"of {choices.CANDIDATES}: among nine of the {CHOICES} commonest words; ECE in ten bins",
+            f"of {multiple_choice.CANDIDATES}: among nine of the {CHOICES} commonest words; ECE in ten bins",
             "bound: of whole sentences, by one pair of random orders each where many orders lead to a text",
         ],
     )

@@ -183,8 +183,8 @@ def load(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as fault:
-        told = " ".join(str(fault).split())
-        raise ValueError(f"{path} is not YAML · {told} · mend it") from None
+        why = " ".join(str(fault).split())
+        raise ValueError(f"{path} is not YAML · {why} · mend it") from None
     if tree is not None and not isinstance(tree, dict):
         raise ValueError(f"{path} is no recipe · it has no keys · a text to train on ends in .txt or .jsonl")
     return tree or {}

@@ -163,7 +163,7 @@ class Trainer:
         sums: list[tuple[Loss, int]] = []
         for number, part in enumerate(parts, 1):
             with self.gathering(now=number == len(parts)):
-                loss = self.distributed(*self.placed(part, self.recipe.seed))
+                loss = self.distributed(*self.to_device(part, self.recipe.seed))
                 self.accelerator.backward(loss.total)
             sums.append((loss, part.canvas.n_elements))
         totals = self.gather(sums, stop)
@@ -185,7 +185,7 @@ class Trainer:
             self.average.update(self.state.step)
         return totals
 
-    def placed(self, batch: Batch, seed: int) -> tuple[Canvas, Noise]:
+    def to_device(self, batch: Batch, seed: int) -> tuple[Canvas, Noise]:
         """A batch on the device, and the noise of its rows."""
         device = self.accelerator.device
         return batch.canvas.to(device), Noise(seed, batch.row_ids.to(device))
@@ -232,7 +232,7 @@ class Trainer:
         """Losses of the held-out rows, hidden the same way at any time; processes take batches in turn."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         sums = [
-            (self.lesson(*self.placed(batch, HELD_OUT_SEED)), batch.canvas.n_elements)
+            (self.lesson(*self.to_device(batch, HELD_OUT_SEED)), batch.canvas.n_elements)
             for number, batch in enumerate(self.batches.held_out(limit=self.recipe.evaluate_tokens))
             if number % world == rank
         ]

@@ -1,6 +1,6 @@
 """Training an adapter: low-rank changes of a frozen model's matrices through `peft`, and rows of its own for signs.
 
-The rows are ours (`backbone/rows.py`): peft 0.21 makes the whole matrix anew at every use, its gradient as large.
+The rows are ours (`backbone/embedding.py`): peft 0.21 makes the whole matrix anew at every use, its gradient as large.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unmask.adapter import Adapter, AdapterConfig, check, read_adapter, sign_ids, write_adapter
-from unmask.backbone.rows import RowEmbedding
+from unmask.backbone.embedding import RowEmbedding
 from unmask.folder import Saves, load, read_tensors, write_model
 from unmask.model import Model
 

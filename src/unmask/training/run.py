@@ -163,10 +163,10 @@ def _budget(recipe: Recipe, batches: Batches, folder: RunFolder, step: int) -> B
         before = batches.n_steps(whole) if whole else 0
         limits.append(max(1, before + round(part * (batches.n_steps(whole + 1) - before)) if part else before))
     new = Budget(min(limits) if limits else None, recipe.minutes)
-    told = folder.path / "budget.json"
-    if not told.exists():
+    path = folder.path / "budget.json"
+    if not path.exists():
         return new
-    return extended(Budget(**json.loads(told.read_text(encoding="utf-8"))), new, step, recipe.schedule)
+    return extended(Budget(**json.loads(path.read_text(encoding="utf-8"))), new, step, recipe.schedule)
 
 
 def _keeper(folder: RunFolder, main: bool) -> Callable[[Budget], None]:

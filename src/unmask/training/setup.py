@@ -26,7 +26,7 @@ from unmask.adapter import (
     read_adapter_config,
 )
 from unmask.backbone import BackboneConfig
-from unmask.bases import located
+from unmask.bases import place_of
 from unmask.data.sources import DataConfig
 from unmask.folder import read_tokenizer
 from unmask.masking.mixture import Mixture
@@ -71,7 +71,7 @@ def filled(recipe: Recipe) -> Recipe:
             )
     tree = recipe.model_dump(mode="json")
     if recipe.model is not None:
-        start = placed(recipe.model)
+        start = place_of(recipe.model)
         config = config_of(start)
         _agree(recipe, config)
         options = recipe.objective.options or config.options or {}
@@ -175,7 +175,7 @@ def precision(wanted: str) -> str:
 def make_tokenizer(recipe: Recipe) -> Tokenizer:
     """Load the tokenizer the recipe names, or train one on the text that is not held out."""
     if recipe.tokenizer.path is not None:
-        return read_tokenizer(placed(recipe.tokenizer.path))
+        return read_tokenizer(place_of(recipe.tokenizer.path))
     texts = _first_bytes(recipe.data.texts("train"), int(recipe.tokenizer.train_megabytes * 1e6))
     size = recipe.tokenizer.vocab_size or vocabulary_for(text_bytes(recipe.data))
     return Tokenizer.train(texts, size, normalise_quotes=recipe.tokenizer.normalise_quotes)
@@ -184,7 +184,7 @@ def make_tokenizer(recipe: Recipe) -> Tokenizer:
 def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Model:
     """The model the recipe starts from, or one with fresh weights; where an adapter goes on, its base."""
     if recipe.model is not None:
-        start = placed(recipe.model)
+        start = place_of(recipe.model)
         if recipe.adapter is not None and is_adapter(start):
             start = base_of(read_adapter_config(start), start)
         model = read(start, dtype_of(recipe))[0]
@@ -206,7 +206,7 @@ def adapt(model: Model, recipe: Recipe) -> AdapterConfig | None:
     """
     if (choice := recipe.adapter) is None or recipe.model is None:
         return None
-    start, options = placed(recipe.model), recipe.objective.options or None
+    start, options = place_of(recipe.model), recipe.objective.options or None
     said: dict[str, Any] = {"rank": choice.rank, "alpha": choice.alpha, "targets": choice.targets}
     if not is_adapter(start):
         signs = tuple(sorted(model.config.signs, key=lambda name: model.config.signs[name]))
@@ -225,11 +225,6 @@ def adapt(model: Model, recipe: Recipe) -> AdapterConfig | None:
     inject(model, config, recipe.seed)
     put(model, earlier, start)
     return config
-
-
-def placed(name: str) -> Path:
-    """Where what a recipe names lies: a base that was pulled, or a path."""
-    return located(name) or Path(name)
 
 
 def dtype_of(recipe: Recipe) -> torch.dtype:
