@@ -47,8 +47,8 @@ def likelihood(
         raise ValueError(
             f"no likelihood method {method!r} here · this model draws sets of masks · use method='bound' or 'duel'"
         )
-    rows, n_draws = clean.rows, max(2, n_draws)
-    length = clean.sum_rows(hidden.long())
+    rows, length = clean.rows, clean.sum_rows(hidden.long())
+    n_draws = max(2, n_draws) if bool((length > 1).any()) else 1  # one token has one set
     count = counts(noise.rows("count"), length, n_draws)
     values = []
     for number in range(n_draws):
@@ -59,7 +59,7 @@ def likelihood(
         costs = predict(canvas).words().gather(1, targets.word[:, None]).squeeze(1).double()
         values.append(weight * clean.sum_rows(costs.new_zeros(clean.n_elements).masked_scatter(mask, costs)))
     drawn = torch.stack(values)
-    error = drawn.gather(0, count.argsort(0)).diff(dim=0).square().sum(0) / (2 * n_draws * (n_draws - 1))
+    error = drawn.gather(0, count.argsort(0)).diff(dim=0).square().sum(0) / max(1, 2 * n_draws * (n_draws - 1))
     return Likelihood(drawn.mean(0), error.sqrt(), "bound", "bound", given="length")
 
 
