@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,12 @@ from unmask.bases import BASES, located, pulled
 from unmask.folder import (
     CARD,
     CONFIG,
+    ModelOnDisk,
     Storage,
     check_keys,
+    open_whole,
     packed,
-    read_config,
-    read_model,
-    read_shape,
     read_tensors,
-    stored_dtype,
     unpacked,
     weights,
     write_tensors,
@@ -49,7 +48,7 @@ WHOLE = 10**18  # bytes; an adapter is one file
 class AdapterConfig:
     """Which base an adapter is of, and how the two go together."""
 
-    base: str  # a name that `unmask pull` knows, or its place as it was given at training
+    base: str  # a name that `unmask pull` knows, or its place; one that is relative is seen from the adapter's folder
     revision: str | None  # of the base, where it has one
     sha256: str  # of the base, see `origin`
     objective: str
@@ -124,17 +123,66 @@ def read_adapter_config(folder: str | Path) -> AdapterConfig:
     return AdapterConfig(**(given | {"targets": tuple(given["targets"]), "signs": tuple(given["signs"])}))
 
 
-def read(path: str | Path, dtype: torch.dtype | None = torch.float32) -> tuple[Model, Tokenizer]:
-    """Read a model, or an adapter and its base put together; arguments as of `read_model`.
+@dataclass(frozen=True)
+class AdaptedModel:
+    """An adapter and its base, both opened, as `folder.ModelOnDisk`."""
+
+    where: Path
+    adapter: AdapterConfig
+    base: ModelOnDisk
+
+    @cached_property
+    def config(self) -> ModelConfig:
+        """What the two make together."""
+        return replace(self.base.config, options=self.adapter.options)
+
+    @property
+    def shape(self) -> BackboneConfig:
+        """The base's."""
+        return self.base.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The base's."""
+        return self.base.dtype
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The base's."""
+        return self.base.tokenizer
+
+    def read(self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> tuple[Model, Tokenizer]:
+        """The two put together, and the tokenizer.
+
+        Raises:
+            ValueError: when a part is missing, broken, or does not fit the rest.
+        """
+        adapter = Adapter(self.adapter, unpacked(read_tensors(self.where, WEIGHTS)))
+        model, tokenizer = self.base.read(dtype, device)
+        return merge(model, adapter, self.where), tokenizer
+
+
+def open_model(path: str | Path) -> ModelOnDisk:
+    """Open a model, or an adapter and its base.
+
+    Raises:
+        ValueError: when it cannot be opened, or the base is missing or another one.
+    """
+    if not is_adapter(path):
+        return open_whole(path)
+    config = read_adapter_config(path)
+    return AdaptedModel(Path(path), config, open_whole(base_of(config, path)))
+
+
+def read(
+    path: str | Path, dtype: torch.dtype | None = torch.float32, device: torch.device | str = "cpu"
+) -> tuple[Model, Tokenizer]:
+    """Read a model that `open_model` opens; arguments as of `read_model`.
 
     Raises:
         ValueError: when it cannot be read, or the base is missing or another one.
     """
-    if not is_adapter(path):
-        return read_model(path, dtype)
-    adapter = read_adapter(path)
-    model, tokenizer = read_model(base_of(adapter.config, path), dtype)
-    return merge(model, adapter, path), tokenizer
+    return open_model(path).read(dtype, device)
 
 
 def card_of(path: str | Path) -> str | None:
@@ -150,28 +198,6 @@ def card_of(path: str | Path) -> str | None:
     return _whole(card or "", config.base, config.sha256)
 
 
-def config_of(path: str | Path) -> ModelConfig:
-    """The config of a model, or of what an adapter and its base make together.
-
-    Raises:
-        ValueError: as `read` does.
-    """
-    if not is_adapter(path):
-        return read_config(path)
-    config = read_adapter_config(path)
-    return replace(read_config(base_of(config, path)), options=config.options)
-
-
-def shape_of(path: str | Path) -> tuple[BackboneConfig, torch.dtype]:
-    """The shape of a model's backbone, or of an adapter's base, and what holds its weights without loss.
-
-    Raises:
-        ValueError: as `read` does.
-    """
-    place = base_of(read_adapter_config(path), path) if is_adapter(path) else path
-    return read_shape(place), stored_dtype(place)
-
-
 def base_of(config: AdapterConfig, folder: str | Path) -> Path:
     """Where the base of the adapter in `folder` lies.
 
@@ -179,39 +205,49 @@ def base_of(config: AdapterConfig, folder: str | Path) -> Path:
         ValueError: when it is not there, or another than the adapter was trained on.
     """
     known = BASES.get(config.base)
-    if known is not None and known.sha256 == config.sha256:
-        return pulled(known)  # whatever lies under that name where we are
-    path = located(config.base) or Path(config.base)
+    if known is not None:  # whatever lies under that name where we are
+        if known.sha256 != config.sha256:
+            revision = known.hub.revision if known.hub is not None else None
+            raise _another(config, folder, known.name, revision, known.sha256)
+        return pulled(known)
+    path = Path(place_of_base(config, folder))
     if not path.exists():
         raise ValueError(
             f"the base of {folder} is not there: {path} · an adapter is only what was changed of it · "
             f'put it there, or write its place as "base" into {Path(folder) / CONFIG}'
         )
-    revision, found = origin(config.base)
-    if found != config.sha256:
-        by = f"revision {config.revision}" if config.revision != revision else f"sha256 {config.sha256[:12]}"
-        raise ValueError(
-            f"{folder} is no adapter of {path} · it was trained on {by}, this has sha256 {found[:12]} · "
-            f"use the base it was trained on, or train an adapter of this one"
-        )
+    if (found := sha256_of(path)) != config.sha256:
+        raise _another(config, folder, path, None, found)
     return path
 
 
-def origin(base: str) -> tuple[str | None, str]:
-    """The revision of a base, where it has one, and its sha256.
+def place_of_base(config: AdapterConfig, folder: str | Path) -> str:
+    """The base of the adapter in `folder` by a name or path that means the same wherever a process runs."""
+    return config.base if config.base in BASES else str((Path(folder) / config.base).absolute())
 
-    Of a file that is the file's own. Of a folder it is that of what `sha256sum config.json *.safetensors
-    tokenizer.json` prints there. A base that was pulled was compared with its own then.
+
+def origin(base: str) -> tuple[str, str | None, str]:
+    """What an adapter's config says of a base: its name or whole path, its revision where it has one, its sha256.
+
+    A base that was pulled was compared with its sha256 then.
     """
     if located(base) is not None:
         hub = BASES[base].hub
-        return hub.revision if hub is not None else None, BASES[base].sha256
-    path = Path(base)
+        return base, hub.revision if hub is not None else None, BASES[base].sha256
+    path = Path(base).absolute()
+    return str(path), None, sha256_of(path)
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a base, in hexadecimal: a file's own.
+
+    Of a folder it is that of what `sha256sum config.json *.safetensors tokenizer.json` prints there.
+    """
     if path.is_file():
-        return None, _sha256(path)
+        return _sha256(path)
     files = [path / CONFIG, *sorted(path.glob("*.safetensors")), path / "tokenizer.json"]
     lines = [f"{_sha256(file)}  {file.name}\n" for file in files if file.is_file()]
-    return None, sha256("".join(lines).encode()).hexdigest()
+    return sha256("".join(lines).encode()).hexdigest()
 
 
 def shapes(model: Model, config: AdapterConfig) -> dict[str, tuple[int, ...]]:
@@ -289,6 +325,16 @@ def merge(model: Model, adapter: Adapter, where: str | Path = "the adapter") -> 
             weight.copy_(change)
     model.set_options(config.options)
     return model
+
+
+def _another(
+    config: AdapterConfig, folder: str | Path, base: str | Path, revision: str | None, found: str
+) -> ValueError:
+    by = f"revision {config.revision}" if config.revision != revision else f"sha256 {config.sha256[:12]}"
+    return ValueError(
+        f"{folder} is no adapter of {base} · it was trained on {by}, this has sha256 {found[:12]} · "
+        f"use the base it was trained on, or train an adapter of this one"
+    )
 
 
 def _sha256(path: Path) -> str:

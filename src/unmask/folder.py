@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -30,6 +31,74 @@ SCALE = ".scale"  # float32 [rows] beside an int8 matrix
 
 Storage = Literal["float64", "float32", "bfloat16", "int8"]
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class ModelOnDisk(Protocol):
+    """A model on disk, opened: each thing that is asked of it is read once, its weights by `read` alone."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """What it is."""
+
+    @property
+    def shape(self) -> BackboneConfig:
+        """The shape of its backbone; of a public one before its signs."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its weights can be read as without loss; of an int8 one, float32."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its vocabulary; a public one gets signs of its own."""
+
+    def read(self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> tuple[Model, Tokenizer]:
+        """The model and its tokenizer; arguments as of `read_model`."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder of ours, as `ModelOnDisk`."""
+
+    where: Path
+    config: ModelConfig
+
+    @property
+    def shape(self) -> BackboneConfig:
+        """The shape of the backbone."""
+        return self.config.backbone
+
+    @cached_property
+    def tensors(self) -> Tensors:
+        """Its weights, of which none is read yet."""
+        return Tensors(self.where)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What holds its weights as they are."""
+        return promoted(self.tensors.dtypes)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """What `tokenizer.json` says."""
+        return Tokenizer.load(self.where)
+
+    def read(self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> tuple[Model, Tokenizer]:
+        """The model and its tokenizer.
+
+        Raises:
+            ValueError: when a part is missing, broken, or does not fit the rest.
+        """
+        config, tensors = self.config, self.tensors
+        wide = torch.float64 if torch.float64 in tensors.dtypes else torch.float32
+        model = hollow(config, dtype or wide, device)
+        load(model, tensors, self.where)
+        if self.tokenizer.vocab_size != config.backbone.vocab_size:
+            raise ValueError(
+                f"{self.where}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model "
+                f"{config.backbone.vocab_size} · they are not of one model · copy the folder again, whole"
+            )
+        return model.eval(), self.tokenizer
 
 
 class Saves(Protocol):
@@ -72,33 +141,33 @@ def write_model(
     return folder
 
 
-def read_model(place: str | Path, dtype: torch.dtype | None = torch.float32) -> tuple[Model, Tokenizer]:
-    """Read a model: a folder of ours or of a public layout, or a GGUF file.
+def open_whole(place: str | Path) -> ModelOnDisk:
+    """Open a model: a folder of ours or of a public layout, or a GGUF file.
 
-    An adapter is none; `adapter.read` reads both, and is what `load` and training go through.
+    An adapter is none; `adapter.open_model` opens both, and is what `load` and training go through.
+
+    Raises:
+        ValueError: when it is none, its config is broken, or it is of a kind that is not known here.
+    """
+    place = Path(place)
+    return opened(place) if is_public(place) else ModelFolder(place, _config(place))
+
+
+def read_model(
+    place: str | Path, dtype: torch.dtype | None = torch.float32, device: torch.device | str = "cpu"
+) -> tuple[Model, Tokenizer]:
+    """Read a model that `open_whole` opens.
 
     Args:
         place: Where from.
         dtype: Of the weights in memory; None: float32, or float64 where they were stored so.
+        device: Where they go, tensor by tensor.
 
     Raises:
         ValueError: when it is no model, a part of it is missing, broken, or does not fit the rest, or it is of a kind
             that is not known here.
     """
-    place = Path(place)
-    if is_public(place):
-        return opened(place).read(dtype)
-    config = read_config(place)
-    tensors = Tensors(place)
-    model = hollow(config, dtype or (torch.float64 if torch.float64 in tensors.dtypes else torch.float32))
-    load(model, tensors, place)
-    tokenizer = Tokenizer.load(place)
-    if tokenizer.vocab_size != config.backbone.vocab_size:
-        raise ValueError(
-            f"{place}: the tokenizer has {tokenizer.vocab_size} tokens, the model {config.backbone.vocab_size} · "
-            "they are not of one model · copy the folder again, whole"
-        )
-    return model.eval(), tokenizer
+    return open_whole(place).read(dtype, device)
 
 
 def stored_dtype(place: str | Path) -> torch.dtype:
@@ -107,20 +176,7 @@ def stored_dtype(place: str | Path) -> torch.dtype:
     Raises:
         ValueError: when there is none.
     """
-    place = Path(place)
-    if is_public(place):
-        return opened(place).dtype
-    read_config(place)
-    return promoted(Tensors(place).dtypes)
-
-
-def read_shape(place: str | Path) -> BackboneConfig:
-    """Read the shape of a model's backbone, and no more; of a public one before its signs.
-
-    Raises:
-        ValueError: when there is none.
-    """
-    return opened(Path(place)).shape if is_public(Path(place)) else read_config(place).backbone
+    return open_whole(place).dtype
 
 
 def read_tokenizer(place: str | Path) -> Tokenizer:
@@ -138,10 +194,12 @@ def read_config(place: str | Path) -> ModelConfig:
     Raises:
         ValueError: when it is missing, broken, newer than this version, or names what there is not.
     """
-    if is_public(Path(place)):
-        return opened(Path(place)).config
-    path = Path(place) / CONFIG
-    given = read_settings(path.parent)
+    return open_whole(place).config
+
+
+def _config(folder: Path) -> ModelConfig:
+    path = folder / CONFIG
+    given = read_settings(folder)
     if (kind := given.pop("model_type", None)) != "unmask":
         raise ValueError(
             f"{path}: model_type is {kind!r} · no such layout is known here · choose of unmask, {', '.join(LAYOUTS)}"

@@ -136,16 +136,17 @@ class Model(nn.Module):
         return any(isinstance(part, Int8Linear) for part in self.modules())
 
 
-def hollow(config: ModelConfig, dtype: torch.dtype) -> Model:
+def hollow(config: ModelConfig, dtype: torch.dtype, device: torch.device | str = "cpu") -> Model:
     """A model whose weights are what memory held: every one is to be filled in a moment.
 
-    Its memory is not touched before that, so that the whole is never there twice.
+    Its memory is not touched before that, so that the whole is never there twice; on another device than the CPU it is
+    never in the machine's own memory at all.
     """
     with _Unfilled():
         model = Model(config)
     for parameter in model.parameters():
-        parameter.data = torch.empty(parameter.shape, dtype=dtype)
-    return model.to(dtype)  # buffers
+        parameter.data = torch.empty(parameter.shape, dtype=dtype, device=device)
+    return model.to(device, dtype)  # buffers
 
 
 class _Unfilled(TorchFunctionMode):

@@ -1,208 +1,14 @@
 """Checkpoints of other houses: what their weights and settings are called here. `public/` opens and writes them.
 
-A layout is one table, read both ways. Our matrices are fused: queries, keys and values lie one under the other, and so
-do gate and up, in the order in which `Attention` and `MLP` cut them.
+Each is one table, a `Layout`; `layout.py` says how it is read.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from unmask.backbone.transformer import BackboneConfig
-
-NEEDED = object()  # in the place of a default: every config must say it
-
-
-@dataclass(frozen=True)
-class Key:
-    """A setting of theirs: its names (the first is written, any is read), its type, and what it is where unsaid."""
-
-    names: tuple[str, ...]
-    kind: type = int
-    default: Any = NEEDED
-
-    def read(self, said: Mapping[str, Any], where: object) -> Any:
-        """Its value in a config.
-
-        Raises:
-            ValueError: when it is needed and not there, or of another type.
-        """
-        name = next((name for name in self.names if said.get(name) is not None), None)
-        if name is None and self.default is NEEDED:
-            raise ValueError(f"{where} has no {self.names[0]!r} · a model's shape needs it · copy it again, whole")
-        if name is None:
-            return self.default
-        value, kind = said[name], self.kind
-        fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
-        if not fits or (kind is not bool and (isinstance(value, bool) or value <= 0)):
-            kinds = {int: "a whole number above 0", float: "a number above 0", bool: "true or false"}
-            raise ValueError(f"{where}: {name} is {value!r:.60} · it must be {kinds[kind]} · copy it again")
-        return kind(value)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How checkpoints of one kind are written; `{}` stands for the number of a layer.
-
-    A setting in none of `keys`, `fixed` and `idle` is refused by name, since it may change what the model computes; so
-    is a tensor that has no place.
-    """
-
-    name: str
-    constants: Mapping[str, Any]  # ours, the same in all models of the kind
-    keys: Mapping[str, Key]  # ours: theirs
-    fixed: Mapping[str, tuple[Any, ...]]  # theirs, which may have these values only
-    idle: frozenset[str]  # theirs, without a part in any result
-    also: Mapping[str, Any]  # theirs, the same in all that are written
-    weights: Mapping[str, tuple[str, ...]]  # ours: theirs, laid one under the other
-    idle_weights: str = "(?!)"  # a pattern of names; tensors without a part in any result
-    twin: tuple[str, str] | None = None  # theirs, which may come twice where the output is tied: the copy, and ours
-    paired: frozenset[str] = frozenset()  # theirs in which the two numbers of a head that turn together lie together
-
-    def shape(self, said: Mapping[str, Any], where: object) -> BackboneConfig:
-        """The backbone that computes as a model with these settings does.
-
-        Args:
-            said: Their settings; tables within are read as `table.key`.
-            where: What they were read from, for errors.
-
-        Raises:
-            ValueError: for a setting that is unknown, missing, of another type, or has a value not computed here.
-        """
-        said = dict(self._flat(said))
-        for key, values in self.fixed.items():
-            if key in said and said[key] not in values:
-                raise ValueError(
-                    f"{where}: {key} is {said[key]!r:.80} · a {self.name} is computed with {values[0]!r} alone here · "
-                    "choose a checkpoint without it"
-                )
-        names = {name for key in self.keys.values() for name in key.names}
-        if unknown := sorted(said.keys() - names - self.fixed.keys() - self.idle):
-            raise ValueError(
-                f"{where} has a setting {unknown[0]!r} · it is unknown here, and may change what the model computes · "
-                "choose a checkpoint without it"
-            )
-        config = BackboneConfig(**self.constants, **{ours: key.read(said, where) for ours, key in self.keys.items()})
-        plain = config.head_dim is None or config.head_dim * config.n_heads == config.width
-        return replace(config, head_dim=None) if plain else config
-
-    def settings(self, config: BackboneConfig) -> dict[str, Any]:
-        """What they would say of a backbone.
-
-        Raises:
-            ValueError: when no model of the kind computes as it does.
-        """
-        attention, mlp = config.biased
-        ours = asdict(config) | {
-            "n_kv_heads": config.n_kv_heads or config.n_heads,
-            "head_dim": config.head_width,
-            "mlp_width": config.hidden_mlp,
-            "attention_bias": attention,
-            "mlp_bias": mlp,
-            "bias": config.bias and config.norm == "layer",
-        }
-        for name, value in self.constants.items():
-            if ours[name] != value:
-                raise ValueError(
-                    f"{name} is {ours[name]!r} · in a {self.name} it is {value!r} · this model cannot be written as one"
-                )
-        return {**self.also, **{key.names[0]: ours[name] for name, key in self.keys.items()}}
-
-    @torch.no_grad()
-    def pour(
-        self, source: Mapping[str, Tensor], weights: Mapping[str, Tensor], config: BackboneConfig, where: object
-    ) -> None:
-        """Copy a checkpoint into the weights of a backbone, one tensor at a time.
-
-        Args:
-            source: Their tensors by name; each is read once, and let go before the next.
-            weights: All weights of a backbone by our names; filled in place.
-            config: Its shape.
-            where: What the tensors are read from, for errors.
-
-        Raises:
-            ValueError: for a tensor that is missing, has no place, or is of another shape.
-        """
-        placed = {ours: self._theirs(ours) for ours in weights}
-        wanted = {name for names in placed.values() for name in names}
-        twin = self.twin if self.twin and config.tied and self.twin[0] in source else None
-        found = {name for name in source if not re.search(self.idle_weights, name)} - set(twin[:1] if twin else ())
-        if missing := sorted(wanted - found):
-            raise ValueError(f"{where} has no tensor {missing[0]!r} · a {self.name} needs it · copy it again, whole")
-        if extra := sorted(found - wanted):
-            raise ValueError(
-                f"{where} has a tensor {extra[0]!r} · no {self.name} as its settings say has one · "
-                "it is another kind of model, or not whole"
-            )
-        for ours, names in placed.items():
-            rows = self._cut(ours, weights[ours], config, len(names))
-            for name, part in zip(names, rows, strict=True):
-                part.copy_(self._read(source, name, part.shape, config, where))
-        if twin:
-            own = weights[twin[1]]
-            if not torch.equal(self._read(source, twin[0], own.shape, config, where).to(own.dtype), own):
-                raise ValueError(
-                    f"{where}: {twin[0]!r} is not the embedding · the settings say that the two are tied · "
-                    "set tie_word_embeddings to false"
-                )
-
-    def tensors(self, weights: Mapping[str, Tensor], config: BackboneConfig) -> dict[str, Tensor]:
-        """The weights of a backbone, by our names, as they have them."""
-        out = {}
-        for ours, weight in weights.items():
-            names = self._theirs(ours)
-            parts = self._cut(ours, weight.detach(), config, len(names))
-            out.update({name: part.contiguous() for name, part in zip(names, parts, strict=True)})
-        return out
-
-    def _flat(self, said: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-        """Settings; those of a table within it as `table.key`, where keys of it are known."""
-        known = {*self.fixed, *(name for key in self.keys.values() for name in key.names)}
-        for key, value in said.items():
-            if isinstance(value, dict) and any(name.startswith(f"{key}.") for name in known):
-                yield from ((f"{key}.{inner}", each) for inner, each in value.items())
-            else:
-                yield key, value
-
-    def _theirs(self, ours: str) -> tuple[str, ...]:
-        """What they call the parts of a weight."""
-        layer = re.match(r"layers\.(\d+)\.", ours)
-        pattern = f"layers.{{}}.{ours[layer.end() :]}" if layer else ours
-        if pattern not in self.weights:
-            raise ValueError(f"weight {ours!r} · a {self.name} has no such · this model cannot be written as one")
-        return tuple(name.format(layer[1] if layer else "") for name in self.weights[pattern])
-
-    def _cut(self, ours: str, weight: Tensor, config: BackboneConfig, n_parts: int) -> tuple[Tensor, ...]:
-        """A weight in as many parts as they have it in."""
-        rows = [weight.shape[0]]
-        if n_parts > 1 and "attention.qkv." in ours:
-            q, kv = config.n_heads * config.head_width, (config.n_kv_heads or config.n_heads) * config.head_width
-            rows = [q, kv, kv]
-        elif n_parts > 1:
-            rows = [weight.shape[0] // n_parts] * n_parts
-        parts: tuple[Tensor, ...] = weight.split(rows)
-        return parts
-
-    def _read(
-        self, source: Mapping[str, Tensor], name: str, shape: torch.Size, config: BackboneConfig, where: object
-    ) -> Tensor:
-        tensor = source[name]
-        if tensor.shape != shape:
-            raise ValueError(
-                f"{where}: tensor {name!r} has shape {tuple(tensor.shape)}, the settings say {tuple(shape)} · "
-                "they are not of one model · copy it again, whole"
-            )
-        if re.sub(r"\d+", "{}", name, count=1) in self.paired:
-            pairs = tensor.view(-1, config.head_width // 2, 2, *tensor.shape[1:])
-            return pairs.transpose(1, 2).reshape(tensor.shape)
-        return tensor
-
+from unmask.backbone.layout import Key as Key
+from unmask.backbone.layout import Layout as Layout
 
 _GATED_RMS = {"norm": "rms", "gated": True, "activation": "silu", "bias": False, "qk_norm": False, "output_bias": False}
 _GLOBAL = {"global_every": 1, "n_segments": 0}
@@ -327,5 +133,86 @@ LLAMA_GGUF = Layout(
     paired=frozenset(f"blk.{{}}.attn_{x}.{kind}" for x in "qk" for kind in ("weight", "bias")),
 )
 
-LAYOUTS = {"llama": LLAMA}  # by `model_type` of a config.json
+
+def _mlp_width(said: dict[str, Any], where: object) -> dict[str, Any]:
+    """The settings with the MLP's width, where they only say how much wider than the model it is."""
+    if said.get("mlp_hidden_size") is not None:
+        return said
+    ratio, width = Key(("mlp_ratio",), default=4).read(said, where), Key(("d_model",)).read(said, where)
+    return {**said, "mlp_hidden_size": ratio * width}
+
+
+# Masked diffusion models of the LLaDA family (Nie et al. 2025), 3 tensors and 9 a layer; rotary as in a Llama. What a
+# config does not say is as in OLMo, from which their code comes, so some settings are refused where they are missing.
+LLADA = Layout(
+    name="LLaDA",
+    constants=_GATED_RMS | _GLOBAL | {"attention_bias": False, "mlp_bias": False},
+    keys={
+        "vocab_size": Key(("embedding_size", "vocab_size"), every=True),
+        "width": Key(("d_model",)),
+        "n_layers": Key(("n_layers",)),
+        "n_heads": Key(("n_heads",)),
+        "n_kv_heads": Key(("n_kv_heads",), default=None),
+        "mlp_width": Key(("mlp_hidden_size",)),
+        "norm_eps": Key(("rms_norm_eps",), float, 1e-5),
+        "rope_base": Key(("rope_theta",), float, 10_000.0),
+        "max_length": Key(("max_sequence_length",), default=1024),
+        "tied": Key(("weight_tying",), bool, True),
+    },
+    fixed={
+        "block_type": ("llama",),
+        "activation_type": ("silu",),
+        "layer_norm_type": ("rms",),
+        "rope": (True,),
+        "rope_full_precision": (True,),
+        "rope_scaling": (None,),
+        "alibi": (False,),
+        "block_group_size": (1,),
+        "multi_query_attention": (None,),
+        "attention_layer_norm": (False,),
+        "layer_norm_with_affine": (True,),
+        "bias_for_layer_norm": (False, None),
+        "include_bias": (False,),
+        "include_qkv_bias": (False, None),
+        "input_emb_norm": (False,),
+        "scale_logits": (False,),
+        "quantization_config": (None,),
+    },
+    idle=LLAMA.idle
+    | frozenset(
+        "alibi_bias_max attention_dropout attention_layer_norm_with_affine embedding_dropout flash_attention "
+        "init_cutoff_factor init_device init_fn init_std mask_token_id mlp_ratio precision residual_dropout "
+        "tie_word_embeddings".split()
+    ),
+    also={
+        "model_type": "llada",
+        "architectures": ["LLaDAModelLM"],
+        "block_type": "llama",
+        "activation_type": "silu",
+        "layer_norm_type": "rms",
+        "rope": True,
+        "attention_dropout": 0.0,
+        "embedding_dropout": 0.0,
+        "residual_dropout": 0.0,
+        "include_qkv_bias": False,
+        "bias_for_layer_norm": False,
+        "use_cache": False,
+    },
+    weights={
+        "embedding.weight": ("model.transformer.wte.weight",),
+        "layers.{}.attention_norm.weight": ("model.transformer.blocks.{}.attn_norm.weight",),
+        "layers.{}.attention.qkv.weight": tuple(f"model.transformer.blocks.{{}}.{x}_proj.weight" for x in "qkv"),
+        "layers.{}.attention.out.weight": ("model.transformer.blocks.{}.attn_out.weight",),
+        "layers.{}.mlp_norm.weight": ("model.transformer.blocks.{}.ff_norm.weight",),
+        "layers.{}.mlp.up.weight": tuple(f"model.transformer.blocks.{{}}.{x}_proj.weight" for x in ("ff", "up")),
+        "layers.{}.mlp.down.weight": ("model.transformer.blocks.{}.ff_out.weight",),
+        "norm.weight": ("model.transformer.ln_f.weight",),
+        "output.weight": ("model.transformer.ff_out.weight",),
+    },
+    twin=("model.transformer.ff_out.weight", "embedding.weight"),
+    unsaid={"block_type": "sequential", "activation_type": "swiglu", "layer_norm_type": "default", "rope": False},
+    derived=_mlp_width,
+)
+
+LAYOUTS = {"llama": LLAMA, "llada": LLADA}  # by `model_type` of a config.json
 GGUF_LAYOUTS = {"llama": LLAMA_GGUF}  # by `general.architecture`

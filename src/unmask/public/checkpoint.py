@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,7 +21,6 @@ from unmask.tokenizer import Tokenizer
 from unmask.tokenizer import definition as definitions
 from unmask.tokenizer.gguf import vocabulary_of
 
-FAMILY = "left_to_right"
 KEPT = ("bos_token_id", "eos_token_id", "pad_token_id")  # settings that no computation needs, but that are written back
 ALIKE = {  # what stands for a sign in plain text; that of `start` is the token that begins texts
     "mask": " _",
@@ -41,6 +41,9 @@ class Checkpoint:
     those of what people write in their place, so that training does not begin from nothing.
     """
 
+    family: ClassVar[str] = "left_to_right"
+    keeps: ClassVar[tuple[str, ...]] = KEPT
+
     where: Path
     layout: Layout
     said: Mapping[str, Any]  # its settings, as it has them
@@ -55,37 +58,43 @@ class Checkpoint:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Its vocabulary and the signs."""
+        own = self.signs
         try:
-            return Tokenizer(definitions.extended(self.definition, self.shape.vocab_size))
+            return self._vocabulary(own)
         except ValueError as fault:
             raise ValueError(f"{self.where}: {fault}") from None
+
+    @property
+    def signs(self) -> dict[str, int]:
+        """The ids of the signs that it has itself: none."""
+        return {}
 
     @cached_property
     def config(self) -> ModelConfig:
         """The model it becomes."""
         special = tuple(self.tokenizer.special.nonzero().squeeze(1).tolist())
         shape = replace(self.shape, vocab_size=self.tokenizer.vocab_size)
-        begin, stop = self._ends()
-        options = {"plain": True, "begin": begin, "stop": stop}
-        kept = {key: self.said[key] for key in KEPT if self.said.get(key) is not None}
-        return ModelConfig(FAMILY, shape, dict(self.tokenizer.signs), special, options, kept or None)
+        kept = {key: self.said[key] for key in self.keeps if self.said.get(key) is not None}
+        return ModelConfig(self.family, shape, dict(self.tokenizer.signs), special, self._options(), kept or None)
 
     @property
     def dtype(self) -> torch.dtype:
         """What holds its weights as they are."""
         return promoted(self.tensors.dtypes)
 
-    def read(self, dtype: torch.dtype | None = None) -> tuple[Model, Tokenizer]:
+    def read(self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> tuple[Model, Tokenizer]:
         """The model, and its tokenizer.
 
         Args:
             dtype: Of the weights in memory; None: float32, or float64 where they were stored so.
+            device: Where they go, one by one.
 
         Raises:
             ValueError: when a part is missing, does not fit, or is of a kind that is not known here.
         """
         config = self.config
-        model = hollow(config, dtype or (torch.float64 if torch.float64 in self.tensors.dtypes else torch.float32))
+        wide = torch.float64 if torch.float64 in self.tensors.dtypes else torch.float32
+        model = hollow(config, dtype or wide, device)
         vocabularies = (model.backbone.embedding.weight.detach(), model.backbone.output.weight.detach())
         size = self.shape.vocab_size
         weights: dict[str, Tensor] = dict(model.backbone.named_parameters())
@@ -94,7 +103,7 @@ class Checkpoint:
         self.layout.pour(self.tensors, weights, config.backbone, self.where)
         fresh = {sign: number for sign, number in self.tokenizer.signs.items() if number >= size}
         for sign, number in fresh.items():
-            alike = [self._ends()[0]] if sign == "start" else self.tokenizer.encode(ALIKE[sign], inside=True)
+            alike = self._alike(sign)
             for matrix in vocabularies[: 1 if config.backbone.tied else 2]:
                 matrix[number] = (matrix[alike] if alike else matrix[:size]).mean(0)
         inner = {id(parameter) for parameter in model.backbone.parameters()}
@@ -102,6 +111,19 @@ class Checkpoint:
             if id(parameter) not in inner:
                 parameter.detach().zero_()  # the head's bias, which a public model does not have
         return model.eval(), self.tokenizer
+
+    def _vocabulary(self, own: dict[str, int]) -> Tokenizer:
+        """The tokenizer, with tokens for all signs but its own."""
+        return Tokenizer(definitions.extended(self.definition, self.shape.vocab_size))
+
+    def _options(self) -> dict[str, Any] | None:
+        """The family's."""
+        begin, stop = self._ends()
+        return {"plain": True, "begin": begin, "stop": stop}
+
+    def _alike(self, sign: str) -> list[int]:
+        """Tokens whose rows a sign that the model does not know begins with."""
+        return [self._ends()[0]] if sign == "start" else self.tokenizer.encode(ALIKE[sign], inside=True)
 
     def _ends(self) -> tuple[int, int]:
         """The tokens before and behind a text: those whose names say so, else those of the settings."""
@@ -122,6 +144,58 @@ class Checkpoint:
         return first
 
 
+class MaskedCheckpoint(Checkpoint):
+    """A public masked diffusion model; its vocabulary has a mask already.
+
+    Which token is the mask and which one ends a text its settings say, by number. Signs it lacks take rows that no
+    token has, where there are any, so that the model stays as large as it was.
+    """
+
+    family: ClassVar[str] = "masked_diffusion"
+    keeps: ClassVar[tuple[str, ...]] = (*KEPT, "mask_token_id", "auto_map")
+
+    @property
+    def signs(self) -> dict[str, int]:
+        """The ids of the signs that it has itself.
+
+        Raises:
+            ValueError: when its settings do not say them, or contradict each other.
+        """
+        mask, end, pad = (self._said(f"{name}_token_id") for name in ("mask", "eos", "pad"))
+        if mask is None or end is None:
+            name = "mask_token_id" if mask is None else "eos_token_id"
+            raise ValueError(
+                f"{self.where} has no {name!r} · a {self.layout.name} cannot be read without · copy config.json again"
+            )
+        if mask in (end, pad):
+            name = "eos_token_id" if mask == end else "pad_token_id"
+            raise ValueError(
+                f"{self.where}: mask_token_id and {name} are both {mask} · a mask is no text · mend config.json"
+            )
+        begin = self._begin()
+        return {"mask": mask, "start": end if begin is None else begin, "end": end}
+
+    def _begin(self) -> int | None:
+        """The token that begins a text: as its tokenizer says, else by its name, else as its settings say."""
+        known = {added["content"]: added["id"] for added in self.definition.get("added_tokens") or ()}
+        told = _described(self.where).get("bos_token")
+        name = told.get("content") if isinstance(told, dict) else told
+        found = definitions.find(known, [str(name), *definitions.SIGNS["start"][1:]])
+        return self._said("bos_token_id") if found is None else found
+
+    def _vocabulary(self, own: dict[str, int]) -> Tokenizer:
+        return Tokenizer(definitions.completed(self.definition, self.shape.vocab_size, own), own)
+
+    def _options(self) -> dict[str, Any] | None:
+        return None
+
+    def _alike(self, sign: str) -> list[int]:
+        return self.tokenizer.encode(ALIKE[sign], inside=True)
+
+
+KINDS = {"llada": MaskedCheckpoint}  # by `model_type`; the others go from left to right
+
+
 def is_public(place: Path) -> bool:
     """Whether a place holds a checkpoint that `opened` reads, or fails to with a clear word."""
     if place.is_file():
@@ -139,7 +213,20 @@ def opened(place: Path) -> Checkpoint:
     if place.is_file():
         return _opened_gguf(GGUF(place))
     said = read_settings(place)
-    return Checkpoint(place, LAYOUTS[said["model_type"]], said, Tensors(place), definitions.read(place))
+    kind = KINDS.get(said["model_type"], Checkpoint)
+    return kind(place, LAYOUTS[said["model_type"]], said, Tensors(place), definitions.read(place))
+
+
+def _described(place: Path) -> dict[str, Any]:
+    """What a folder's `tokenizer_config.json` says; nothing where there is none."""
+    path = place / "tokenizer_config.json"
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as fault:
+        raise ValueError(f"{path} is not JSON · {fault} · copy the folder again") from None
+    return said if isinstance(said, dict) else {}
 
 
 def card_of(place: Path) -> str:

@@ -8,17 +8,23 @@ from typing import Any
 
 from unmask.backbone.convert import LAYOUTS
 from unmask.model import Model
-from unmask.public.checkpoint import FAMILY
 from unmask.tensors import CARD, CONFIG, promoted, write_tensors, write_text
 from unmask.tokenizer import Tokenizer
+
+WRITTEN = {"left_to_right": "llama", "masked_diffusion": "llada"}  # a family, and whose layout it goes out in
+ENDS = {  # what a config says of the signs, by layout
+    "llama": dict.fromkeys(("bos_token_id", "eos_token_id")),
+    "llada": {"mask_token_id": "mask", "eos_token_id": "end", "pad_token_id": "end"},
+}
 
 
 def write_public(
     folder: str | Path, model: Model, tokenizer: Tokenizer, card: str = "", shard_bytes: int = 5 * 10**9
 ) -> Path:
-    """Write a left-to-right model as a Llama folder, which `transformers` loads with equal outputs.
+    """Write a model as a public folder: one that goes left to right as a Llama, a masked diffusion one as a LLaDA.
 
-    Its vocabulary is the model's, signs and all, so it is larger than that of the checkpoint the model came from.
+    `transformers` loads the first with equal outputs, and the second with its makers' code beside it. Its vocabulary is
+    the model's, signs and all, so it may be larger than that of the checkpoint the model came from.
 
     Args:
         folder: Where to; it is made when missing.
@@ -28,17 +34,22 @@ def write_public(
         shard_bytes: Above this size the weights are cut into several files with an index.
 
     Raises:
-        ValueError: when no Llama computes as it does.
+        ValueError: when no model of that layout computes as it does.
     """
-    config, layout = model.config, LAYOUTS["llama"]
+    config = model.config
     if model.bytewise:
         raise ValueError("an int8 model cannot be stored · its weights were rounded · load it with dtype='float32'")
-    if config.objective != FAMILY:
+    kind = WRITTEN.get(config.objective)
+    if kind is None:
         raise ValueError(
-            f"a {config.objective} model is no {layout.name} · a {layout.name} writes from left to right alone · "
-            "this one cannot be written as one"
+            f"a {config.objective} model is no {' and no '.join(LAYOUTS[one].name for one in WRITTEN.values())} · "
+            "those layouts hold no other families · this one cannot be written for others"
         )
-    settings = {**layout.settings(config.backbone), **dict.fromkeys(("bos_token_id", "eos_token_id"))}
+    layout = LAYOUTS[kind]
+    ends = {key: sign and config.signs[sign] for key, sign in ENDS[kind].items()}
+    settings = {**layout.settings(config.backbone), **ends}
+    if kind == "llada" and (odd := next((key for key, value in (config.options or {}).items() if value), None)):
+        raise ValueError(f"objective.{odd} is set · a {layout.name} has no such · this model cannot be written as one")
     own = dict(model.backbone.named_parameters())
     inner = {id(weight) for weight in own.values()}
     for name, weight in model.named_parameters():
@@ -47,20 +58,15 @@ def write_public(
                 f"weight {name!r} is not zero · a {layout.name} has no such · this model cannot be written as one"
             )
     tensors = {name: tensor.cpu() for name, tensor in layout.tensors(own, config.backbone).items()}
-    kind = promoted({tensor.dtype for tensor in tensors.values()})
-    settings |= {**(config.kept or {}), "torch_dtype": str(kind).removeprefix("torch.")}
+    wide = promoted({tensor.dtype for tensor in tensors.values()})
+    settings |= {**(config.kept or {}), "torch_dtype": str(wide).removeprefix("torch.")}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder, tensors, shard_bytes)
     tokenizer.save(folder)
-    names = {number: token for token, number in tokenizer.vocabulary.items()}
-    told = {end: names.get(_first(settings.get(f"{end}_id"))) for end in ("bos_token", "eos_token", "pad_token")}
-    described = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": config.backbone.max_length,
-        "clean_up_tokenization_spaces": False,
-        **{end: token for end, token in told.items() if token is not None},
-    }
+    described = _described(tokenizer, settings) | {"model_max_length": config.backbone.max_length}
+    if kind == "llada":  # whose settings do not say what begins a text
+        described["bos_token"] = _name(tokenizer, config.signs["start"])
     write_text(folder / "tokenizer_config.json", json.dumps(described, indent=2, ensure_ascii=False) + "\n")
     if card:
         write_text(folder / CARD, card)
@@ -68,5 +74,16 @@ def write_public(
     return folder
 
 
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, list) and value else value
+def _described(tokenizer: Tokenizer, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a `tokenizer_config.json` says of a vocabulary."""
+    said = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    for end in ("bos_token", "eos_token", "pad_token", "mask_token"):
+        name = _name(tokenizer, settings.get(f"{end}_id"))
+        said |= {} if name is None else {end: name}
+    return said
+
+
+def _name(tokenizer: Tokenizer, number: Any) -> str | None:
+    """What a vocabulary calls a token, or the first of several."""
+    first = number[0] if isinstance(number, list) and number else number
+    return next((token for token, own in tokenizer.vocabulary.items() if own == first), None)

@@ -26,6 +26,7 @@ COUNTS: dict[str, tuple[str, ...]] = {  # not asked of a vocabulary that comes w
     "maybe": ("<|maybe|>",),  # a word, or nothing
 }
 EVERY = SIGNS | COUNTS
+SAID = "signs.json"  # beside a vocabulary that has signs under names that nobody knows
 
 # Which texts get a leading space that nobody wrote when they begin a row, so that a word has one spelling wherever it
 # stands. Ours is the first rule: it loses nothing, since a text that begins with a space gets a second one.
@@ -54,20 +55,60 @@ def read(place: Path) -> dict[str, Any]:
     return definition
 
 
-def with_signs(definition: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+def read_signs(place: Path) -> dict[str, int]:
+    """The ids of signs that the names in a folder's vocabulary do not tell; none where nothing says so.
+
+    Raises:
+        ValueError: when what says so is broken.
+    """
+    path = place / SAID if place.is_dir() else place.with_name(SAID)
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return {sign: int(told[sign]) for sign in EVERY if sign in told}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError):
+        raise ValueError(f"{path} is broken · it holds the ids of signs by name · copy the folder again") from None
+
+
+def write_signs(folder: Path, told: Mapping[str, int]) -> None:
+    """Write what `read_signs` reads."""
+    path = folder / SAID
+    if told:
+        path.write_text(json.dumps(dict(told)) + "\n", encoding="utf-8")
+    else:
+        path.unlink(missing_ok=True)
+
+
+def with_signs(
+    definition: dict[str, Any], told: Mapping[str, int] | None = None
+) -> tuple[dict[str, Any], dict[str, int], dict[str, int]]:
     """The definition with every sign in it, under a known name or added, and the id of each.
 
     Signs that count words are there where the vocabulary has them.
+
+    Args:
+        definition: The content of a `tokenizer.json`.
+        told: Ids of signs that the vocabulary has whatever their names are.
+
+    Returns:
+        The definition, the id of each sign, and those that names alone do not tell.
+
+    Raises:
+        ValueError: when a told id is no token.
     """
     rust = tokenizers.Tokenizer.from_str(json.dumps(definition))
     known = rust.get_vocab(with_added_tokens=True)
-    missing = [names[0] for sign, names in SIGNS.items() if not any(name in known for name in _names(sign))]
+    told = {sign: number for sign, number in (told or {}).items() if find(known, _names(sign)) != number}
+    if odd := next((sign for sign, number in told.items() if rust.id_to_token(number) is None), None):
+        raise ValueError(f"the sign {odd!r} should be token {told[odd]}, and there is none")
+    missing = [names[0] for sign, names in SIGNS.items() if sign not in told and find(known, _names(sign)) is None]
     if missing:
         rust.add_special_tokens(missing)
         definition = json.loads(rust.to_str())
         known = rust.get_vocab(with_added_tokens=True)
-    signs = {sign: found for sign in EVERY if (found := find(known, _names(sign))) is not None}
-    return definition, signs
+    signs = {sign: found for sign in EVERY if (found := told.get(sign, find(known, _names(sign)))) is not None}
+    return definition, signs, told
 
 
 def find(known: Mapping[str, int], names: Iterable[str]) -> int | None:
@@ -84,19 +125,61 @@ def extended(definition: dict[str, Any], size: int) -> dict[str, Any]:
     Raises:
         ValueError: when the vocabulary is larger than the model, or no tokens can be added there.
     """
+    rust, known, top = _opened(definition, size)
+    mine = all(find(known, (_own(sign), names[0])) is not None for sign, names in EVERY.items())
+    own = [] if mine else [_own(sign) if names[0] in known else names[0] for sign, names in EVERY.items()]
+    return _behind(rust, [*_rows(top, size), *own], top)
+
+
+def completed(definition: dict[str, Any], size: int, told: Iterable[str]) -> dict[str, Any]:
+    """The definition of a public vocabulary of a kind that has some signs itself, with a token for every other.
+
+    They take ids below `size` that no token has, as long as there are any; what is left of those stands for nothing.
+
+    Args:
+        definition: The content of a `tokenizer.json`.
+        size: How many rows the model has.
+        told: The signs that it has, whatever their names are.
+
+    Raises:
+        ValueError: as `extended` does.
+    """
+    rust, known, top = _opened(definition, size)
+    had = {sign for sign, names in SIGNS.items() if find(known, (_own(sign), names[0])) is not None}
+    own = [_own(sign) for sign in SIGNS if sign not in had | set(told)]
+    return _behind(rust, [*own, *_rows(top + len(own), size)], top)
+
+
+def _opened(definition: dict[str, Any], size: int) -> tuple[tokenizers.Tokenizer, dict[str, int], int]:
+    """A vocabulary, its tokens, and the first id behind them.
+
+    Raises:
+        ValueError: when it is larger than the model.
+    """
     rust = tokenizers.Tokenizer.from_str(json.dumps(definition))
     known = rust.get_vocab(with_added_tokens=True)
     top = max(known.values()) + 1
     if top > size:
         raise ValueError(f"the tokenizer has {top} tokens, the model {size} · they are not of one model · check both")
-    mine = all(find(known, (_own(sign), names[0])) is not None for sign, names in EVERY.items())
-    own = [] if mine else [_own(sign) if names[0] in known else names[0] for sign, names in EVERY.items()]
-    added = [*(f"<|row_{number}|>" for number in range(top, size)), *own]
+    return rust, known, top
+
+
+def _rows(start: int, stop: int) -> list[str]:
+    """What ids that no token has are called."""
+    return [f"<|row_{number}|>" for number in range(start, stop)]
+
+
+def _behind(rust: tokenizers.Tokenizer, added: list[str], top: int) -> dict[str, Any]:
+    """The definition with some special tokens from id `top` on.
+
+    Raises:
+        ValueError: when they do not come to stand there.
+    """
     rust.add_special_tokens(added)
-    if [rust.token_to_id(token) for token in added] != list(range(top, size + len(own))):
+    if [rust.token_to_id(token) for token in added] != list(range(top, top + len(added))):
         raise ValueError("the tokenizer takes no tokens behind its last · its ids have gaps · save it anew")
-    extended: dict[str, Any] = json.loads(rust.to_str())
-    return extended
+    made: dict[str, Any] = json.loads(rust.to_str())
+    return made
 
 
 def _own(sign: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -65,14 +65,19 @@ class Tokenizer:
         'The cat <|mask|>'
     """
 
-    def __init__(self, definition: dict[str, Any]) -> None:
+    def __init__(self, definition: dict[str, Any], signs: Mapping[str, int] | None = None) -> None:
         """Make a tokenizer of the content of a `tokenizer.json`.
+
+        Args:
+            definition: That content.
+            signs: Ids of signs that the vocabulary has, whatever it calls them; the others are known by their names,
+                or added.
 
         Raises:
             ValueError: when it defines none.
         """
         try:
-            self.definition, self.signs = definitions.with_signs(definition)
+            self.definition, self.signs, self._told = definitions.with_signs(definition, signs)
             self._rust, self._opens = definitions.encoder(self.definition, self.signs)
         except Exception as error:  # tokenizers raises plain Exception
             raise ValueError(
@@ -129,17 +134,21 @@ class Tokenizer:
         Raises:
             ValueError: when there is none, or it is no tokenizer.
         """
-        return cls(definitions.read(Path(place)))
+        return cls(definitions.read(Path(place)), definitions.read_signs(Path(place)))
 
     def save(self, folder: str | Path) -> Path:
-        """Write `tokenizer.json` into a folder, which is made if need be; returns the file."""
+        """Write `tokenizer.json` into a folder, which is made if need be; returns the file.
+
+        Where it has signs under names that nobody knows, their ids lie beside it in `signs.json`.
+        """
         path = Path(folder) / "tokenizer.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.definition, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        definitions.write_signs(path.parent, self._told)
         return path
 
-    def __reduce__(self) -> tuple[type[Tokenizer], tuple[dict[str, Any]]]:
-        return Tokenizer, (self.definition,)
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[dict[str, Any], dict[str, int]]]:
+        return Tokenizer, (self.definition, self._told)
 
     @property
     def vocabulary(self) -> dict[str, int]:
@@ -154,7 +163,8 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """Changes when any text might be encoded otherwise."""
-        return sha256(json.dumps(self.definition, sort_keys=True).encode()).hexdigest()[:16]
+        said = [self.definition, self._told] if self._told else self.definition
+        return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property
     def exact(self) -> bool:
