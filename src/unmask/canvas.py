@@ -119,10 +119,16 @@ class Canvas:
         """Rows by number, `[R]`; a row may come several times (fork), in any order, or not at all (drop)."""
         lengths = self.lengths[rows]
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        within = torch.arange(int(offsets[-1]), device=rows.device) - offsets[:-1].repeat_interleave(lengths)
-        source = within + self.offsets[:-1][rows].repeat_interleave(lengths)
+        source = self.source(rows)
         columns = {name: getattr(self, name)[source] for name in COLUMNS}
         return replace(self, offsets=offsets, request=self.request[rows], **columns)
+
+    def source(self, rows: Tensor) -> Tensor:
+        """Which elements those of `take(rows)` are here."""
+        lengths = self.lengths[rows]
+        before = lengths.cumsum(0) - lengths
+        within = torch.arange(int(lengths.sum()), device=rows.device) - before.repeat_interleave(lengths)
+        return within + self.offsets[:-1][rows].repeat_interleave(lengths)
 
     def apply(self, edits: Edits) -> Canvas:
         """Every edited element gives way to its run; all others stay.

@@ -23,6 +23,14 @@ class Hidden:
     count: Tensor  # [B] float64, the row's share of the denominator
     bound: Tensor  # [B] bool, the law makes the row's loss such a bound
     starts: Tensor | None = None  # [N] bool, the token begins with white space; none: nobody counts words
+    level: Tensor | None = None  # [B] float64, the share that the law meant to hide; none: it does not mean one
+
+    def take(self, clean: Canvas, rows: Tensor) -> Hidden:
+        """What it says of some rows of `clean`, by number `[R]`; a row may come several times."""
+        at = clean.source(rows)
+        columns = {name: getattr(self, name) for name in ("weight", "count", "bound", "level")}
+        own = {name: None if column is None else column[rows] for name, column in columns.items()}
+        return Hidden(mask=self.mask[at], starts=None if self.starts is None else self.starts[at], **own)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

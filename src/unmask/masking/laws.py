@@ -9,37 +9,55 @@ from torch import Tensor
 
 from unmask.canvas import Canvas
 from unmask.masking.hidden import Hidden, units
+from unmask.masking.levels import Levels
 from unmask.noise import Noise
 from unmask.schedules import SCHEDULES
 
 Law = Callable[..., Hidden]
 
 
-def exact_count(clean: Canvas, noise: Noise, begins: Tensor | None = None, bound: bool = True) -> Hidden:
+UNIFORM = Levels()
+
+
+def exact_count(
+    clean: Canvas, noise: Noise, levels: Levels = UNIFORM, begins: Tensor | None = None, bound: bool = True
+) -> Hidden:
     """Hide m ~ U{1..n} of a row's n units, all sets alike: the law of a uniform random order of insertion.
 
     Over tokens the weight n / m makes it a bound (Shen et al. 2020, eq. 5; LLaDA, eq. 14). Over whole words the
     same weight keeps rows of all lengths comparable, but it is a bound only where each word is one token. With
     `bound=False` each token weighs 1, as under the other laws: beside them in a mixture, rows that hide nearly all
-    would else outweigh the rest.
+    would else outweigh the rest. `levels` say how m / n is drawn where it is not uniform.
     """
     kinds = units(clean, begins)
     n = kinds.per_row
-    m = 1 + (noise.rows("count") * n).long()
+    m = torch.minimum(1 + (levels(noise, "count") * n).long(), n)
     mask = kinds.spread(_lowest(kinds.row, _per_unit(noise.elements(clean, "order"), kinds.of), m))
     n_tokens, n_hidden = _totals(clean, kinds.of >= 0), _totals(clean, mask)
     if not bound:
-        return Hidden(mask, torch.ones_like(n_hidden), n_hidden, n < 0)
-    weight = n_tokens / n_hidden.clamp(min=1)
-    return Hidden(mask, weight, n_tokens, torch.full_like(n, begins is None, dtype=torch.bool))
+        return Hidden(mask, torch.ones_like(n_hidden), n_hidden, n < 0, level=n_hidden / n_tokens.clamp(min=1))
+    weight = n_tokens / n_hidden.clamp(min=1) * levels.weight_between((m - 1) / n.clamp(min=1), m / n.clamp(min=1))
+    is_bound = torch.full_like(n, begins is None and levels.whole, dtype=torch.bool)
+    return Hidden(mask, weight, n_tokens, is_bound, level=n_hidden / n_tokens.clamp(min=1))
 
 
-def bernoulli(clean: Canvas, noise: Noise, schedule: str = "linear", epsilon: float = 1e-3) -> Hidden:
-    """Hide each token with probability a(t), t ~ U(epsilon, 1), weight a'(t)/a(t) (Nie et al. 2025, eq. 3)."""
+def bernoulli(
+    clean: Canvas, noise: Noise, levels: Levels = UNIFORM, schedule: str = "linear", epsilon: float = 1e-3
+) -> Hidden:
+    """Hide each token with probability a(t), t = epsilon + (1 - epsilon) u, u by `levels`: uniform unless they say so.
+
+    A hidden token weighs (1 - epsilon) a'(t) / a(t), and a row counts all its tokens: under the linear schedule LLaDA's
+    p = (1 - epsilon) u + epsilon and its loss over B L (Nie et al. 2025, eq. 3 and appendix). Its code weighs by 1 / p,
+    which is 1 / (1 - epsilon) too much; here the mean is the integral over t from epsilon to 1, and what lies below
+    epsilon, about that share of the whole, is left out.
+    """
     kinds, law = units(clean), SCHEDULES[schedule]
-    t = epsilon + (1 - epsilon) * noise.rows("t")
+    u = levels(noise, "t")
+    t = epsilon + (1 - epsilon) * u
     mask = (noise.elements(clean, "hide") < law.hidden(t)[clean.rows]) & (kinds.of >= 0)
-    return Hidden(mask, law.weight(t), kinds.per_row.double(), torch.ones_like(t, dtype=torch.bool))
+    bound = torch.full_like(t, levels.whole, dtype=torch.bool)
+    weight = (1 - epsilon) * law.weight(t) * levels.weight(u)
+    return Hidden(mask, weight, kinds.per_row.double(), bound, level=law.hidden(t))
 
 
 def runs(
