@@ -25,10 +25,11 @@ from unmask.backbone import BackboneConfig
 from unmask.backbone.embedding import RowEmbedding
 from unmask.backbone.int8 import can_int8
 from unmask.cli import main
-from unmask.folder import read_model, read_tensors, weights
+from unmask.folder import open_whole, read_model, read_tensors, weights
 from unmask.masking.mixture import Mixture
-from unmask.model import Model, ModelConfig
+from unmask.model import Model, ModelConfig, hollow
 from unmask.objectives import OBJECTIVES
+from unmask.public import checkpoint
 from unmask.training import lora, setup
 from unmask.training.config import difference, resolve
 from unmask.training.loop import Trainer
@@ -58,6 +59,26 @@ def adapted(objective: str, seed: int = 0, moved: bool = True, **backbone):
             for tensor in lora.trained(model).values():
                 tensor += torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype) * 0.2
     return model, chosen
+
+
+def random_adapter(folder: Path, place: Path, base: str | None = None, rank: int = 2) -> Path:
+    """An adapter of the model at `place`, drawn at random and small, as one that learned to fill would be written."""
+    model = open_whole(place).config
+    given = {"rank": rank, "alpha": float(rank), "options": {"told": 0.5}, "base": base or str(place)}
+    signs = tuple(sorted(model.signs, key=model.signs.get))
+    targets = ("qkv", "out", "up", "down")
+    chosen = AdapterConfig(
+        **given,
+        revision=None,
+        sha256=adapters.sha256_of(place),
+        objective="left_to_right",
+        targets=targets,
+        signs=signs,
+    )
+    generator = torch.Generator().manual_seed(0)
+    wanted = shapes(hollow(model, torch.float32), chosen)
+    tensors = {name: torch.randn(shape, generator=generator) * 0.02 for name, shape in wanted.items()}
+    return write_adapter(folder, adapters.Adapter(chosen, tensors), "---\nlicense: cc0-1.0\n---\nAt random.\n")
 
 
 def look(model, rows=((1, 2, 3, 4, 5), (6, 7, 8))):
@@ -301,10 +322,35 @@ def test_an_adapter_of_the_package_is_loaded_by_name(run, tmp_path, monkeypatch)
     sentence = "The cat and the dog sat by the wall."
     assert unmask.load("tiny-fill").score(sentence) == unmask.load(run / "model").score(sentence)
     said = json.loads((tmp_path / "tiny-fill" / "config.json").read_text()) | {"base": "smollm2-135m"}
+    said["sha256"] = bases.BASES["smollm2-135m"].sha256
     (tmp_path / "tiny-fill" / "config.json").write_text(json.dumps(said))
     monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "nothing"))
     with pytest.raises(ValueError, match="run: unmask pull smollm2-135m"):
         unmask.load("tiny-fill")
+
+
+def test_the_adapter_of_the_package_goes_by_its_name_through_every_door(tmp_path, monkeypatch, capsys):
+    """`smollm2-135m-fill` as it will lie in the package, here at random and of a tiny base of that name."""
+    name, whole = "smollm2-135m-fill", tmp_path / "whole"
+    monkeypatch.setattr(bases, "ADAPTERS", tmp_path / "adapters")
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    place = gguf_of(tmp_path / "tiny.gguf", llama())
+    known = bases.BASES["smollm2-135m"]
+    tiny = adapters.replace(known, sha256=adapters.sha256_of(place), size=place.stat().st_size)
+    monkeypatch.setitem(bases.BASES, "smollm2-135m", tiny)
+    random_adapter(tmp_path / "adapters" / name, place, base="smollm2-135m")
+    doors = [["fill", "The ___ sat.", "--model", name], ["score", "The cat.", "--model", name], ["info", name]]
+    for words in (*doors[:2], ["merge", name, str(whole)]):  # `info` reads the adapter alone
+        assert main(words) == 1
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.endswith("· run: unmask pull smollm2-135m\n")
+    assert not whole.exists()
+    assert main(["pull", "smollm2-135m", "--from", str(place)]) == 0
+    for words in (*doors, ["merge", name, str(whole)]):
+        assert main(words) == 0, capsys.readouterr().err
+    assert "smollm2-135m" in capsys.readouterr().out
+    assert unmask.load(whole).fill("The ___ sat.", n=2) == unmask.load(name).fill("The ___ sat.", n=2)
 
 
 def test_the_base_of_a_name_is_the_one_that_was_pulled_whatever_lies_there(tmp_path, monkeypatch):
@@ -410,15 +456,15 @@ def changed(folder: Path, **keys) -> Path:
 def test_the_hash_of_a_folder_is_what_sha256sum_says(base, tmp_path):
     names = ["config.json", "model.safetensors", "tokenizer.json"]
     printed = subprocess.run(["sha256sum", *names], cwd=base, capture_output=True, check=True).stdout
-    assert origin(str(base)) == (None, hashlib.sha256(printed).hexdigest())
+    assert origin(str(base)) == (str(base), None, hashlib.sha256(printed).hexdigest())
     other = shutil.copytree(base, tmp_path / "other")
     (other / "README.md").write_text("another card")
-    assert origin(str(other)) == origin(str(base))
+    assert adapters.sha256_of(other) == adapters.sha256_of(base)
     spoil(other)
-    assert origin(str(other)) != origin(str(base))
+    assert adapters.sha256_of(other) != adapters.sha256_of(base)
     file = tmp_path / "one.gguf"
     file.write_bytes(b"one")
-    assert origin(str(file)) == (None, hashlib.sha256(b"one").hexdigest())
+    assert origin(str(file)) == (str(file), None, hashlib.sha256(b"one").hexdigest())
 
 
 def test_another_base_is_refused(run, base, tmp_path):
@@ -433,6 +479,50 @@ def test_another_base_is_refused(run, base, tmp_path):
     shutil.rmtree(other)
     with pytest.raises(ValueError, match=r"the base of .*mine is not there: .*other · .* write its place as \"base\""):
         unmask.load(mine)
+
+
+def test_a_base_that_was_named_from_where_we_were_is_found_from_anywhere(base, text, tmp_path, monkeypatch):  # noqa: F811
+    here = tmp_path / "here"
+    shutil.copytree(base, here / "mine")
+    monkeypatch.chdir(here)
+    made = train(text, [*SETTINGS, "model=mine", "adapter.rank=2", "steps=1"], here / "run", progress=False) / "model"
+    assert read_adapter(made).config.base == str(here / "mine")
+    monkeypatch.chdir(tmp_path)
+    wanted = unmask.load(made).score("The cat sat.")
+    changed(made, base="../../mine")  # as someone may write it who moves both together: seen from the adapter
+    shutil.move(here, tmp_path / "there")
+    moved = tmp_path / "there" / "run" / "model"
+    assert unmask.load(moved).score("The cat sat.") == wanted
+    further = train(text, [*SETTINGS, f"model={moved}", "adapter.rank=2", "steps=1"], tmp_path / "more", progress=False)
+    assert Path(read_adapter(further / "model").config.base).samefile(tmp_path / "there" / "mine")
+    assert unmask.load(further / "model").fill("The ___ sat.")
+    shutil.rmtree(tmp_path / "there" / "mine")
+    with pytest.raises(ValueError, match=r"the base of .*model is not there: .*there/run/model/../../mine · .* put it"):
+        unmask.load(moved)
+
+
+@pytest.mark.parametrize("kind", ["folder", "gguf"])
+def test_what_is_loaded_is_opened_and_hashed_once(kind, tmp_path, monkeypatch):
+    theirs = llama()
+    place = written(tmp_path / "llama", theirs) if kind == "folder" else gguf_of(tmp_path / "llama.gguf", theirs)
+    mine = random_adapter(tmp_path / "adapter", place)
+    seen: list[str] = []
+
+    def counted(owner, name, said):
+        whole = getattr(owner, name)
+
+        def counting(*given, **named):
+            seen.append(said)
+            return whole(*given, **named)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    counted(checkpoint.GGUF, "__init__", "opened")
+    counted(checkpoint, "Tensors", "opened")
+    counted(checkpoint.definitions, "extended", "tokenizer")
+    counted(adapters, "sha256_of", "hashed")
+    assert unmask.load(mine, device="cpu").fill("The ___ sat.")
+    assert sorted(seen) == ["hashed", "opened", "tokenizer"]
 
 
 @pytest.mark.parametrize(
@@ -593,3 +683,54 @@ def test_a_public_model_learns_to_fill_holes(kind, text, tmp_path, capsys):  # n
     whole = tmp_path / "whole"
     assert main(["merge", str(out / "model"), str(whole), "--to", "transformers"]) == 0, capsys.readouterr().err
     assert differs(lm.model, back(whole), IDS) < 2e-5
+
+
+# The real base, where it was pulled.
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Path:
+    try:
+        return bases.place_of("smollm2-135m")
+    except ValueError as missing:
+        pytest.skip(str(missing))  # which says what to run
+
+
+FILLING = """
+import pathlib, re, sys, unmask
+from unmask import bases
+bases.ADAPTERS = pathlib.Path(sys.argv[1])
+lm = unmask.load("smollm2-135m-fill", device="cpu", dtype="int8")
+fills = lm.fill("The ___ sat on the ___{1} when it was ___{cold|warm}.", n=3)
+for fill in fills:
+    assert fill.text.startswith("The ") and fill.kind == "exact" and fill.log_prob < 0, fill
+print(len({fill.text for fill in fills}))
+print(int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_an_adapter_of_smollm2_fills_in_700_megabytes(smollm2, tmp_path):
+    """One drawn at random, since what is told of memory and of the way by name is the same for one that learned."""
+    random_adapter(tmp_path / "smollm2-135m-fill", smollm2, base="smollm2-135m", rank=16)
+    if not Path("/proc/self/status").exists():
+        pytest.skip("only Linux says what this process alone held at most")
+    done = subprocess.run([sys.executable, "-c", FILLING, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    n_fills, megabytes = map(int, done.stdout.split())
+    assert n_fills == 3
+    assert megabytes <= 700
+
+
+@pytest.mark.slow
+def test_an_adapter_of_another_smollm2_is_refused(smollm2, tmp_path):
+    mine = random_adapter(tmp_path / "mine", smollm2, base="smollm2-135m")
+    with pytest.raises(ValueError, match=r"mine is no adapter of smollm2-135m · it was trained on sha256 0{12}, this"):
+        unmask.load(changed(mine, sha256="0" * 64, revision=bases.BASES["smollm2-135m"].hub.revision))
+    with pytest.raises(ValueError, match=r"it was trained on revision ab12, this has sha256 b179c9523d0e"):
+        unmask.load(changed(mine, revision="ab12"))
+    by_path = random_adapter(tmp_path / "by path", smollm2)
+    with pytest.raises(
+        ValueError, match=r"is no adapter of .*\.gguf · it was trained on sha256 0{12}, this has"
+    ):
+        unmask.load(changed(by_path, sha256="0" * 64))

@@ -516,7 +516,7 @@ def test_load_and_train_go_by_name(tiny: Base, tmp_path: Path, monkeypatch: pyte
         read.append(Path(path))
         raise EnoughError
 
-    monkeypatch.setattr(language_model, "shape_of", reads)  # the first that looks into a file
+    monkeypatch.setattr(language_model, "open_model", reads)  # the first that looks into a file
     with pytest.raises(EnoughError):
         unmask.load("tiny", device="cpu")
     assert read == [tiny.path]

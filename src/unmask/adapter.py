@@ -330,7 +330,7 @@ def merge(model: Model, adapter: Adapter, where: str | Path = "the adapter") -> 
 def _another(
     config: AdapterConfig, folder: str | Path, base: str | Path, revision: str | None, found: str
 ) -> ValueError:
-    by = f"revision {config.revision}" if config.revision != revision else f"sha256 {config.sha256[:12]}"
+    by = f"revision {config.revision}" if config.revision not in (None, revision) else f"sha256 {config.sha256[:12]}"
     return ValueError(
         f"{folder} is no adapter of {base} · it was trained on {by}, this has sha256 {found[:12]} · "
         f"use the base it was trained on, or train an adapter of this one"

@@ -9,7 +9,7 @@ from typing import Any, overload
 
 import torch
 
-from unmask.adapter import card_of, read, shape_of
+from unmask.adapter import card_of, open_model
 from unmask.bases import located
 from unmask.canvas import Canvas, Role
 from unmask.decoding.answers import fills_of, history, some, write
@@ -86,15 +86,16 @@ class LanguageModel:
         on_cpu = torch.device(where).type == "cpu"
         if dtype == "int8" and not on_cpu:
             raise ValueError(f"int8 on {where} · it is for filling on a CPU · choose bfloat16, or device='cpu'")
+        on_disk = open_model(folder)
         if on_cpu and dtype in ("auto", "int8"):
-            shape, stored = shape_of(folder)
+            stored = on_disk.dtype
             if dtype == "auto" and stored != torch.float64:
-                dtype = fastest(shape)
+                dtype = fastest(on_disk.shape)
         if dtype == "int8":  # read as it is stored: the wider whole is never there
-            model, tokenizer = read(folder, torch.float32 if stored == torch.float64 else stored)
+            model, tokenizer = on_disk.read(torch.float32 if stored == torch.float64 else stored)
             model = quantise(model, _sample(model, tokenizer))
         else:
-            model, tokenizer = read(folder, None if dtype == "auto" else getattr(torch, dtype))
+            model, tokenizer = on_disk.read(None if dtype == "auto" else getattr(torch, dtype))
         lm = cls(model.to(where), tokenizer)
         lm.source = folder
         return lm
@@ -107,7 +108,7 @@ class LanguageModel:
             or f"# A {self.model.objective.name} model\n\nMade with unmask.\n"
         )
         # What was rounded to bytes for speed is stored as it was read.
-        model = read(self.source, None)[0] if self.model.bytewise and self.source else self.model
+        model = open_model(self.source).read()[0] if self.model.bytewise and self.source else self.model
         return write_model(folder, model, self.tokenizer, card)
 
     def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:

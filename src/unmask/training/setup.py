@@ -18,9 +18,10 @@ from torch import Tensor
 from unmask.adapter import (
     AdapterConfig,
     base_of,
-    config_of,
     is_adapter,
+    open_model,
     origin,
+    place_of_base,
     read,
     read_adapter,
     read_adapter_config,
@@ -72,13 +73,14 @@ def filled(recipe: Recipe) -> Recipe:
     tree = recipe.model_dump(mode="json")
     if recipe.model is not None:
         start = place_of(recipe.model)
-        config = config_of(start)
+        config = open_model(start).config
         _agree(recipe, config)
         options = recipe.objective.options or config.options or {}
         check_objective(config.objective, options)
         tree["objective"] = {"name": config.objective, **options}
         shape = asdict(config.backbone)
-        tree["tokenizer"]["path"] = read_adapter_config(start).base if is_adapter(start) else recipe.model
+        adapted = is_adapter(start)
+        tree["tokenizer"]["path"] = place_of_base(read_adapter_config(start), start) if adapted else recipe.model
     else:
         name = recipe.objective.name or next(iter(OBJECTIVES))
         check_objective(name, recipe.objective.options)
@@ -210,8 +212,7 @@ def adapt(model: Model, recipe: Recipe) -> AdapterConfig | None:
     said: dict[str, Any] = {"rank": choice.rank, "alpha": choice.alpha, "targets": choice.targets}
     if not is_adapter(start):
         signs = tuple(sorted(model.config.signs, key=lambda name: model.config.signs[name]))
-        revision, sha256 = origin(recipe.model)
-        config = AdapterConfig(recipe.model, revision, sha256, model.config.objective, options, signs=signs, **said)
+        config = AdapterConfig(*origin(recipe.model), model.config.objective, options, signs=signs, **said)
         inject(model, config, recipe.seed)
         return config
     earlier = read_adapter(start)
@@ -221,7 +222,7 @@ def adapt(model: Model, recipe: Recipe) -> AdapterConfig | None:
                 f"adapter.{key} is {had} in {recipe.model}, the recipe says {value} · an adapter keeps its shape · "
                 f"say adapter.{key}={had}"
             )
-    config = replace(earlier.config, options=options)
+    config = replace(earlier.config, base=place_of_base(earlier.config, start), options=options)
     inject(model, config, recipe.seed)
     put(model, earlier, start)
     return config
