@@ -36,6 +36,7 @@ FLOORS = {
     "public": 3,
     "tensors": 3,
     "language_model": 3,
+    "conversation": 3,
     "results": 3,  # what a fill or a score is
     "training": 4,
     "evaluation": 4,

@@ -15,6 +15,7 @@ from lladas import (
     MASK,
     SIZE,
     START,
+    TURN,
     folder_of,
     logits,
     named,
@@ -24,6 +25,7 @@ from lladas import (
 )
 from llamas import changed, fault
 from unmask.backbone import BackboneConfig
+from unmask.backbone.positions import rotary, rotate
 from unmask.folder import read_config, read_model, read_tokenizer, stored_dtype, write_model
 from unmask.model import Model, ModelConfig
 from unmask.public import write_public
@@ -95,7 +97,9 @@ def test_the_signs_are_the_folders_own(tmp_path):
     model, tokenizer = read_model(folder_of(tmp_path / "in"))
     signs = model.config.signs
     assert (signs["mask"], signs["start"], signs["end"]) == (MASK, START, END)  # EOS is the padding too
-    assert model.objective.mask == MASK and signs == tokenizer.signs
+    assert model.objective.mask == MASK and signs == tokenizer.signs and signs["turn"] == TURN
+    barred = model.objective.head.words.barred.isinf()
+    assert barred[[MASK, START, HEADER]].all() and not barred[[END, TURN]].any()  # what ends an answer it writes
     assert all(306 <= signs[name] < SIZE for name in ("blank", "sep", "answer"))  # rows that no token had
     assert tokenizer.vocab_size == SIZE and set(range(306, SIZE)) <= set(model.config.special)
     assert model.config.kept == {
@@ -221,6 +225,12 @@ def test_numbers_stay_as_they_are(tmp_path):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "bfloat16"
 
 
+def test_positions_turn_in_full_precision():
+    turn = rotary(torch.tensor([4000]), 8, 500000.0, torch.bfloat16)
+    x = torch.randn(1, 2, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert torch.equal(rotate(x, *turn), rotate(x.float(), *turn).bfloat16()) and turn[0].dtype == torch.float32
+
+
 def test_what_is_no_llada_is_not_written_as_one(tmp_path):
     _, tokenizer = read_model(folder_of(tmp_path / "in"))
     signs = {name: 8 + i for i, name in enumerate(tokenizer.signs)}
@@ -229,6 +239,7 @@ def test_what_is_no_llada_is_not_written_as_one(tmp_path):
         ({"qk_norm": True}, "qk_norm is True · in a LLaDA it is False"),
         ({"head_dim": 12}, "head_dim is 12 · in a LLaDA it is width / n_heads"),
         ({"attention_bias": True}, "attention_bias is True"),
+        ({"output_bias": True}, "output_bias is True"),
     ]:
         own = BackboneConfig(**{**vars(shape), **changes})
         model = Model(ModelConfig("masked_diffusion", own, signs, tuple(range(8, 16))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from unmask.public.gguf import GGUF, MAGIC
 from unmask.tensors import CARD, Tensors, promoted, read_settings
 from unmask.tokenizer import Tokenizer
 from unmask.tokenizer import definition as definitions
+from unmask.tokenizer.chat import TURN
 from unmask.tokenizer.gguf import vocabulary_of
 
 KEPT = ("bos_token_id", "eos_token_id", "pad_token_id")  # settings that no computation needs, but that are written back
@@ -47,8 +48,22 @@ class Checkpoint:
     where: Path
     layout: Layout
     said: Mapping[str, Any]  # its settings, as it has them
-    tensors: Tensors | GGUF
+    weights: Callable[[], Tensors | GGUF]  # opens its tensors
     definition: dict[str, Any]  # the content of its tokenizer.json
+
+    @cached_property
+    def tensors(self) -> Tensors | GGUF:
+        """Its tensors by name, of which none is read yet.
+
+        Raises:
+            ValueError: when a file is missing or broken.
+        """
+        return self.weights()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes by how its numbers are packed; of a folder nothing, since the headers of its files say it."""
+        return self.tensors.sizes if isinstance(self.tensors, GGUF) else {}
 
     @cached_property
     def shape(self) -> BackboneConfig:
@@ -116,7 +131,7 @@ class Checkpoint:
         """The tokenizer, with tokens for all signs but its own."""
         return Tokenizer(definitions.extended(self.definition, self.shape.vocab_size))
 
-    def _options(self) -> dict[str, Any] | None:
+    def _options(self) -> dict[str, Any]:
         """The family's."""
         begin, stop = self._ends()
         return {"plain": True, "begin": begin, "stop": stop}
@@ -173,7 +188,10 @@ class MaskedCheckpoint(Checkpoint):
                 f"{self.where}: mask_token_id and {name} are both {mask} · a mask is no text · mend config.json"
             )
         begin = self._begin()
-        return {"mask": mask, "start": end if begin is None else begin, "end": end}
+        own = {"mask": mask, "start": end if begin is None else begin, "end": end}
+        known = {added["content"]: added for added in self.definition.get("added_tokens") or ()}
+        turn = known.get(TURN)  # a base model has it unregistered, and never writes it
+        return own | ({"turn": turn["id"]} if turn and turn["special"] else {})
 
     def _begin(self) -> int | None:
         """The token that begins a text: as its tokenizer says, else by its name, else as its settings say."""
@@ -186,8 +204,8 @@ class MaskedCheckpoint(Checkpoint):
     def _vocabulary(self, own: dict[str, int]) -> Tokenizer:
         return Tokenizer(definitions.completed(self.definition, self.shape.vocab_size, own), own)
 
-    def _options(self) -> dict[str, Any] | None:
-        return None
+    def _options(self) -> dict[str, Any]:
+        return {"ends": True}  # it writes what ends a text, also where that pads one
 
     def _alike(self, sign: str) -> list[int]:
         return self.tokenizer.encode(ALIKE[sign], inside=True)
@@ -214,7 +232,7 @@ def opened(place: Path) -> Checkpoint:
         return _opened_gguf(GGUF(place))
     said = read_settings(place)
     kind = KINDS.get(said["model_type"], Checkpoint)
-    return kind(place, LAYOUTS[said["model_type"]], said, Tensors(place), definitions.read(place))
+    return kind(place, LAYOUTS[said["model_type"]], said, lambda: Tensors(place), definitions.read(place))
 
 
 def _described(place: Path) -> dict[str, Any]:
@@ -271,4 +289,4 @@ def _opened_gguf(file: GGUF) -> Checkpoint:
     ends = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
     ids = {ours: facts.get(f"tokenizer.ggml.{theirs}_token_id") for ours, theirs in ends.items()}
     said |= {key: number for key, number in ids.items() if number is not None}
-    return Checkpoint(file.path, GGUF_LAYOUTS[kind], said, file, definition)
+    return Checkpoint(file.path, GGUF_LAYOUTS[kind], said, lambda: file, definition)

@@ -79,6 +79,15 @@ class GGUF(Mapping[str, Tensor]):
         kinds = {one.kind for one in self._packed.values() if len(one.shape) > 1}
         return {_EXACT.get(_quantisation(kind).name, torch.bfloat16) for kind in kinds}
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of its tensors by how they are packed."""
+        found: dict[str, int] = {}
+        for one in self._packed.values():
+            kind = _quantisation(one.kind)
+            found[kind.name] = found.get(kind.name, 0) + prod(one.shape[:-1]) * _bytes(one.shape[-1], kind)
+        return found
+
     def __getitem__(self, name: str) -> Tensor:
         """A tensor in float32."""
         from gguf.quants import dequantize

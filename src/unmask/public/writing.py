@@ -16,6 +16,7 @@ ENDS = {  # what a config says of the signs, by layout
     "llama": dict.fromkeys(("bos_token_id", "eos_token_id")),
     "llada": {"mask_token_id": "mask", "eos_token_id": "end", "pad_token_id": "end"},
 }
+HELD = {"llama": {"plain", "begin", "stop", "told"}, "llada": {"ends"}}  # options of the family that a reader knows
 
 
 def write_public(
@@ -48,8 +49,11 @@ def write_public(
     layout = LAYOUTS[kind]
     ends = {key: sign and config.signs[sign] for key, sign in ENDS[kind].items()}
     settings = {**layout.settings(config.backbone), **ends}
-    if kind == "llada" and (odd := next((key for key, value in (config.options or {}).items() if value), None)):
-        raise ValueError(f"objective.{odd} is set · a {layout.name} has no such · this model cannot be written as one")
+    odd = sorted(key for key, value in (config.options or {}).items() if value and key not in HELD[kind])
+    if odd:
+        raise ValueError(
+            f"objective.{odd[0]} is set · a {layout.name} has no such · this model cannot be written as one"
+        )
     own = dict(model.backbone.named_parameters())
     inner = {id(weight) for weight in own.values()}
     for name, weight in model.named_parameters():

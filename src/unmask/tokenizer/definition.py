@@ -64,10 +64,10 @@ def read_signs(place: Path) -> dict[str, int]:
     path = place / SAID if place.is_dir() else place.with_name(SAID)
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        return {sign: int(told[sign]) for sign in EVERY if sign in told}
+        return {str(sign): int(number) for sign, number in told.items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError):
         raise ValueError(f"{path} is broken · it holds the ids of signs by name · copy the folder again") from None
 
 
@@ -107,8 +107,8 @@ def with_signs(
         rust.add_special_tokens(missing)
         definition = json.loads(rust.to_str())
         known = rust.get_vocab(with_added_tokens=True)
-    signs = {sign: found for sign in EVERY if (found := told.get(sign, find(known, _names(sign)))) is not None}
-    return definition, signs, told
+    found = {sign: find(known, _names(sign)) for sign in EVERY} | told
+    return definition, {sign: number for sign, number in found.items() if number is not None}, told
 
 
 def find(known: Mapping[str, int], names: Iterable[str]) -> int | None:
@@ -188,7 +188,7 @@ def _own(sign: str) -> str:
 
 
 def _names(sign: str) -> tuple[str, ...]:
-    return (_own(sign), *EVERY[sign])
+    return (_own(sign), *EVERY.get(sign, ()))
 
 
 def unknown(definition: dict[str, Any]) -> set[int]:
