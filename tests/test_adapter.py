@@ -296,7 +296,7 @@ def test_the_recipe_adapt_teaches_a_plain_model_to_fill(text, tmp_path):  # noqa
     ]
     made = train("adapt", [f"model={llama_folder}", f"data={text}", *few], tmp_path / "run", progress=False)
     lm = unmask.load(made / "model")
-    assert lm.model.config.options == {"told": 0.5}
+    assert lm.model.config.options == {"told": 0.5, "empty": 0.1}
     assert lm.fill("The ___{2} sat.")[0].text.endswith(" sat.")
 
 
@@ -730,7 +730,5 @@ def test_an_adapter_of_another_smollm2_is_refused(smollm2, tmp_path):
     with pytest.raises(ValueError, match=r"it was trained on revision ab12, this has sha256 b179c9523d0e"):
         unmask.load(changed(mine, revision="ab12"))
     by_path = random_adapter(tmp_path / "by path", smollm2)
-    with pytest.raises(
-        ValueError, match=r"is no adapter of .*\.gguf · it was trained on sha256 0{12}, this has"
-    ):
+    with pytest.raises(ValueError, match=r"is no adapter of .*\.gguf · it was trained on sha256 0{12}, this has"):
         unmask.load(changed(by_path, sha256="0" * 64))

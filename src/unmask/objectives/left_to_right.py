@@ -59,13 +59,16 @@ class LeftToRight:
         the sign `answer`: `text with blanks | sep | run 1 | answer | run 2 | answer`. A row all hidden is plain
         language modelling.
         Where the number of words is told, signs count them in the place of the blank: a `word` sign for each that must
-        be there, then a `maybe` for each that may, or a blank where there is no limit.
+        be there, then a `maybe` for each that may, or a blank where there is no limit. A hole of which all may be
+        missing has an answer without words: its end alone.
     Predicts: the next token of the answers.
     Fills: blanks of any length, masks of exactly one token, candidates; the probability is an exact chain.
     Loss: -sum log p(answer token | all before), eq. 1.
     Policies that suit: any; there is one place to write at a time.
     Relation to the others: the baseline. Blank LM with one fixed order and a close symbol in the place of splits.
-    Options: `told`, the share of holes whose number of words is told in training (0: never, nor in filling). `plain`: a
+    Options: `told`, the share of holes whose number of words is told in training (0: never, nor in filling). `empty`:
+        the share of rows that get one hole more, between two words, where nothing is missing; it is told that all of it
+        may be missing, as `___{0,2}` then is in filling (0: such holes show as plain blanks). `plain`: a
         language model as it comes, which has seen no signs; it reads the text alone, behind the token `begin`, and
         ends it with `stop` or its line, or is cut where it may write no more. It goes on from a text, and fills nothing
         before its end; its probability is that of going on so, whatever comes after.
@@ -81,6 +84,7 @@ class LeftToRight:
         width: int,
         embedding: nn.Embedding,
         told: float = 0.0,
+        empty: float = 0.0,
         plain: bool = False,
         begin: int | None = None,
         stop: int | None = None,
@@ -93,11 +97,13 @@ class LeftToRight:
         signs = vocabulary.signs
         if told and not {"word", "maybe"} <= signs.keys():
             raise ValueError("told counts words by signs · this vocabulary has none for it · train a tokenizer anew")
+        if empty and not told:
+            raise ValueError("empty holes are told by signs · told is 0, so that nothing is · give told too, say 0.5")
         if plain and (told or begin is None or stop is None):
             raise ValueError(
                 "a plain model has no signs, and begins and ends · give begin and stop, and leave told out"
             )
-        self.told, self.plain, self.begin, self.start = told, plain, begin, signs["start"]
+        self.told, self.empty, self.plain, self.begin, self.start = told, empty, plain, begin, signs["start"]
         self.blank, self.separator = signs["blank"], signs["sep"]
         self.end = stop if stop is not None else signs["answer"]
         self.counting = torch.tensor([signs.get("word", self.blank), signs.get("maybe", self.blank), self.blank])
@@ -122,39 +128,43 @@ class LeftToRight:
         ends[:-1] &= ~joined
         last = torch.zeros_like(mask)
         last[clean.offsets[1:] - 1] = True  # every row closes with a scaffold element, which is never hidden
-        n_answer = clean.sum_rows(mask.long() + ends.long())  # [B]
-        site = (mask | last).nonzero().squeeze(1)
-        told = self._told(clean, hidden, begins, noise)  # [runs, 3]
-        n_signs = torch.zeros_like(rows).masked_scatter(begins, told.sum(1))
-        counts = torch.where(last[site], 2 + n_answer[rows[site]], n_signs[site])
-        run = begins.long().cumsum(0)
-        run = run - 1 - (run - begins.long())[clean.offsets[:-1]][rows]  # number of the run in its row
+        gap = self._gaps(clean, hidden, noise)  # before the hole behind it, of which nothing is missing
+        size = mask.long() + ends.long() + gap.long()  # of the answers, their ends included
+        n_answer = clean.sum_rows(size)  # [B]
+        site = (mask | last | gap).nonzero().squeeze(1)
+        leads = begins | gap
+        told = self._told(clean, hidden, leads, noise)  # [runs, 3]
+        n_signs = torch.zeros_like(rows).masked_scatter(leads, told.sum(1))
+        counts = torch.where(last[site], 2 + n_answer[rows[site]], n_signs[site] + gap[site].long())
+        run = leads.long().cumsum(0)
+        run = run - 1 - (run - leads.long())[clean.offsets[:-1]][rows]  # number of the run in its row
 
         total = int(counts.sum())
         first = counts.cumsum(0) - counts
         ids = torch.full((total,), self.blank, device=device)
         role = torch.full((total,), int(Role.SCAFFOLD), device=device)
         hole = torch.full((total,), -1, device=device)
-        shown = n_signs[begins]
-        at = first[begins[site]].repeat_interleave(shown) + _count(shown)
-        ids[at], hole[at] = self._signs(told), run[begins].repeat_interleave(shown)
+        shown = n_signs[leads]
+        at = (first + gap[site].long())[leads[site]].repeat_interleave(shown) + _count(shown)
+        ids[at], hole[at] = self._signs(told), run[leads].repeat_interleave(shown)
         tail = first[last[site]]  # [B]
         kept = torch.zeros(total, dtype=torch.bool, device=device)
-        kept[tail] = True
+        kept[tail] = kept[first[gap[site]]] = True
         ids[tail + 1] = self.separator
-        size = mask.long() + ends.long()
         within = size.cumsum(0) - size
         within = within - within[clean.offsets[:-1]][rows]  # place of each hidden token among its row's answers
         at = tail[rows[mask]] + 2 + within[mask]
         ids[at], role[at], hole[at] = clean.ids[mask], Role.TEXT, run[mask]
-        closing = tail[rows[ends]] + 3 + within[ends]
-        ids[closing], hole[closing] = self.end, run[ends]
+        closes = ends | gap
+        closing = tail[rows[closes]] + 2 + (within + mask.long())[closes]
+        ids[closing], hole[closing] = self.end, run[closes]
         edits = Edits.emit(site, counts, ids, role, kept=kept, hole=hole)
         canvas = clean.apply(edits)
         answers = canvas.index > canvas.index[canvas.ids == self.separator][canvas.rows]
         word = answers.nonzero().squeeze(1)
         weight = hidden.weight[canvas.rows[word]]
-        return canvas, Targets(word - 1, canvas.ids[word], weight, (hidden.count + clean.sum_rows(ends.double())).sum())
+        count = (hidden.count + clean.sum_rows(closes.double())).sum()
+        return canvas, Targets(word - 1, canvas.ids[word], weight, count)
 
     def view(self, canvas: Canvas, targets: Targets | None = None) -> View:
         """Causal; the elements before the answers' are read, or the last of each row."""
@@ -312,25 +322,41 @@ class LeftToRight:
         counts = sizes[site]
         return canvas.apply(Edits.emit(site, counts, canvas.ids[answer], Role.TEXT))
 
-    def _told(self, clean: Canvas, hidden: Hidden, begins: Tensor, noise: Noise) -> Tensor:
+    def _gaps(self, clean: Canvas, hidden: Hidden, noise: Noise) -> Tensor:
+        """The tokens behind which a hole is shown although nothing is missing there, `[N]` bool; at most one a row.
+
+        Both its neighbours are seen, and the one behind it begins a word.
+        """
+        none = torch.zeros_like(hidden.mask)
+        if not self.empty or hidden.starts is None:
+            return none
+        seen = (clean.role == Role.TEXT) & ~hidden.mask
+        may = none.clone()
+        may[:-1] = seen[:-1] & seen[1:] & hidden.starts[1:] & (clean.rows[1:] == clean.rows[:-1])
+        draw = noise.elements(clean, "gap").masked_fill(~may, -1.0)
+        best = draw.new_full((clean.n_rows,), -1.0).scatter_reduce(0, clean.rows, draw, "amax")
+        return may & (draw == best[clean.rows]) & (noise.rows("empty") < self.empty)[clean.rows]
+
+    def _told(self, clean: Canvas, hidden: Hidden, leads: Tensor, noise: Noise) -> Tensor:
         """How many signs of each kind (word, maybe, blank) stand for each run, `[runs, 3]`.
 
         Half of those that are told are told exactly, half by a range that holds the number; a quarter of the ranges
-        has no upper end.
+        has no upper end. Runs of no word are all told, by one `maybe` to four; beside them other ranges may begin at 0.
         """
-        free = torch.tensor([[0, 0, 1]], device=begins.device).expand(int(begins.sum()), 3)
+        free = torch.tensor([[0, 0, 1]], device=leads.device).expand(int(leads.sum()), 3)
         if not self.told or hidden.starts is None:
             return free
-        number = begins.long().cumsum(0) - 1  # of the run each hidden token is in
-        word = (hidden.starts | begins)[hidden.mask].long()
+        number = leads.long().cumsum(0) - 1  # of the run each hidden token is in
+        word = (hidden.starts | leads)[hidden.mask].long()
         n = torch.zeros_like(free[:, 0]).index_add(0, number[hidden.mask], word)  # [runs] words
-        draw, low, high = (noise.elements(clean, name)[begins] for name in ("told", "low", "high"))
+        draw, low, high = (noise.elements(clean, name)[leads] for name in ("told", "low", "high"))
         ranged = draw < self.told / 2
-        least = torch.where(ranged, 1 + (low * n).long(), n)
+        least = torch.where(ranged, (low * (n + 1)).long() if self.empty else 1 + (low * n).long(), n)
         most = torch.where(ranged, n + (high * 4).long(), n)
-        endless = ranged & (high * 4 % 1 < 0.25)
+        most = torch.where(n == 0, 1 + (high * 4).long(), most)
+        endless = ranged & (least > 0) & (high * 4 % 1 < 0.25)
         told = torch.stack([least - endless.long(), (most - least).masked_fill(endless, 0), endless.long()], 1)
-        return torch.where(((draw < self.told) & (n <= MOST_MAYBE))[:, None], told, free)
+        return torch.where((((draw < self.told) & (n <= MOST_MAYBE)) | (n == 0))[:, None], told, free)
 
     def _shown(self, hole: Hole) -> list[int]:
         """How many signs of each kind (word, maybe, blank) show a hole."""
@@ -339,7 +365,8 @@ class LeftToRight:
             return [0, 0, 1]
         low, high = sign.words
         if low == 0:
-            return [0, 0, 1]  # an answer of no words was never asked for in training
+            most = MOST_MAYBE if high is None else min(high, MOST_MAYBE)
+            return [0, most, 0] if self.empty else [0, 0, 1]  # else an answer of no words was never asked for
         if high is None or high - low > MOST_MAYBE:
             return [low - 1, 0, 1]
         return [low, high - low, 0]
