@@ -1,7 +1,11 @@
 """Public LLaDAs: read and written they compute what a Llama that sees all computes; what is not known is named."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,13 +28,18 @@ from lladas import (
     vocabulary,
 )
 from llamas import changed, fault
+from unmask.adapter import open_model
 from unmask.backbone import BackboneConfig
 from unmask.backbone.positions import rotary, rotate
+from unmask.cli import main
 from unmask.folder import read_config, read_model, read_tokenizer, stored_dtype, write_model
+from unmask.language_model import LanguageModel
 from unmask.model import Model, ModelConfig
 from unmask.public import write_public
 from unmask.tensors import Tensors
 from unmask.tokenizer import Tokenizer
+from unmask.training.run import train
+from unmask.view import View
 
 IDS = [START, 5, 299, MASK, 17, MASK, 99, 250, END, HEADER, 60]
 SHAPES = {
@@ -246,3 +255,108 @@ def test_what_is_no_llada_is_not_written_as_one(tmp_path):
         with pytest.raises(ValueError, match=re.escape(said)):
             write_public(tmp_path / "out", model, tokenizer)
     assert not (tmp_path / "out").exists()
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+
+import torch
+
+from unmask.folder import read_model
+from unmask.public import write_public
+
+
+def resident(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+small, big, out = sys.argv[1:]
+write_public(out + "small", *read_model(small, torch.bfloat16))  # all code is there now
+before = resident("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")
+model, tokenizer = read_model(big, torch.bfloat16)
+read = resident("VmHWM") - before
+Path("/proc/self/clear_refs").write_text("5")
+write_public(out, model, tokenizer, shard_bytes=8_000_000)
+print(read, resident("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux for the peak of memory")
+def test_memory_holds_the_weights_and_one_shard(tmp_path):
+    shape = {"d_model": 256, "n_layers": 28, "mlp_hidden_size": 1024, "n_heads": 4}
+    with torch.no_grad():
+        oracle = theirs(**shape).to(torch.bfloat16)
+    big = folder_of(tmp_path / "big", oracle, shards=8, **shape)
+    weights = sum(tensor.nbytes for tensor in named(oracle).values())
+    shard = max(path.stat().st_size for path in big.glob("*.safetensors"))
+    assert weights > 55_000_000 and shard < weights / 6
+    places = (str(folder_of(tmp_path / "small")), str(big), str(tmp_path / "out"))
+    ran = subprocess.run(
+        [sys.executable, "-c", MEASURE, *places], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
+    read, written = map(int, ran.stdout.split())
+    slack = 10_000_000  # what holding and releasing them takes beside
+    assert weights * 0.9 < read < weights + shard + slack
+    assert written < weights + 8_000_000 + slack
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) >= 7
+
+
+# The doors.
+
+
+def test_a_loaded_folder_fills(tmp_path):
+    folder = folder_of(tmp_path / "in")
+    lm = LanguageModel.from_pretrained(folder, dtype="float32", device="cpu")
+    (fill,) = lm.fill("The [MASK] sat on [MASK] mat.")
+    assert fill.text.startswith("The") and len(fill.holes) == 2 and fill.given == "length"
+    assert lm.score("The cat sat.", orders=4).kind == "bound"
+    again = LanguageModel.from_pretrained(lm.save_pretrained(tmp_path / "ours"), dtype="float32", device="cpu")
+    assert again.fill("The [MASK] sat on [MASK] mat.")[0].log_prob == pytest.approx(fill.log_prob, abs=1e-4)
+
+
+def test_convert_there_and_back(tmp_path, capsys):
+    oracle = theirs(n_kv_heads=2)
+    folder = folder_of(tmp_path / "in", oracle, shards=2, n_kv_heads=2)
+    assert main(["convert", str(folder), str(tmp_path / "ours")]) == 0
+    assert main(["convert", str(tmp_path / "ours"), str(tmp_path / "theirs"), "--to", "transformers"]) == 0
+    assert capsys.readouterr().err == ""
+    written = Tensors(tmp_path / "theirs")
+    assert all(torch.equal(written[name], tensor) for name, tensor in named(oracle).items())
+    said = json.loads((tmp_path / "theirs" / "tokenizer_config.json").read_text())
+    ends = [said[f"{name}_token"] for name in ("bos", "eos", "pad", "mask")]
+    assert ends == ["<|startoftext|>", "<|endoftext|>", "<|endoftext|>", "<|mdm_mask|>"]
+
+
+def test_training_starts_from_one(tmp_path):
+    """By an adapter, as the 8B is taught: a small change of a frozen model, and the two put together."""
+    pytest.importorskip("peft")
+    folder = folder_of(tmp_path / "in", max_sequence_length=128)
+    data = tmp_path / "a.txt"
+    data.write_text("The cat sat on the mat.\nShe saw the dog.\n" * 60)
+    told = ["adapter.rank=2", "steps=2", "batch_tokens=256", "data.max_tokens=64", "threads=1", "masking=exact_count"]
+    run = train(str(data), [f"model={folder}", *told], out=tmp_path / "run")
+    tuned, tokenizer = open_model(run / "model").read()
+    base, its = read_model(folder)
+    assert tuned.config == base.config and tokenizer.signs == its.signs
+    assert (logits(tuned, IDS) - logits(base, IDS)).abs().max() > 0
+    assert torch.equal(tuned.backbone.embedding.weight[:START], base.backbone.embedding.weight[:START])  # no sign
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_on_a_gpu(shape, tmp_path):
+    oracle = theirs(**SHAPES[shape]).to(torch.bfloat16)
+    folder = folder_of(tmp_path / "in", oracle, 2, **SHAPES[shape])
+    wide, _ = read_model(folder, torch.float32, "cuda")
+    assert wide.device.type == "cuda"
+    with torch.no_grad():
+        index = torch.arange(len(IDS), device="cuda")
+        hidden = wide.backbone(View(torch.tensor(IDS).cuda(), torch.tensor([0, len(IDS)]).cuda(), index, index))
+        found = (hidden @ wide.backbone.output.weight.t()).cpu()
+    assert (found - seen_whole(oracle.float(), IDS)).abs().max() < 1e-3
+    lm = LanguageModel.from_pretrained(folder)
+    assert {weight.dtype for weight in lm.model.parameters()} == {torch.bfloat16} and lm.model.device.type == "cuda"
+    assert len(lm.fill("The [MASK] sat on [MASK] mat.")[0].holes) == 2

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from unmask.language_model import LanguageModel
     from unmask.results import Fill
 
-EXAMPLE = """unmask generate "Once upon a time" --max-words 20 --temperature 0.8 --seed 1
-unmask generate --chat --model GSAI-ML/LLaDA-8B-Instruct --length 128 --block 32 --steps 64"""
+EXAMPLE = """unmask generate "Once upon a time" --max-words 20 --temperature 0.8 --seed 1"""
 
 
 def generate(
