@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from unmask.canvas import Canvas, Role
+from unmask.canvas import Canvas
 from unmask.data.corpus import Corpus, Encoder, Ints, Stream, open_corpora
 from unmask.data.draws import order
+from unmask.data.rows import SIGNS_A_ROW, Rows
 from unmask.data.sources import DataConfig
+from unmask.noise import Company
 
-SIGNS_A_ROW = 2  # start and end
 EPOCH_BITS = 40  # a row's number within its epoch takes the lower bits of its id
 ROWS, SHUFFLE, BATCHES, PASS, HELD_OUT = range(5)  # purposes of a draw
 
@@ -36,24 +37,7 @@ class Batch:
     canvas: Canvas
     row_ids: Tensor  # [B] int64, a number no other draw of any epoch has; the same under any split
     source: Tensor  # [B] int64, which source each row is from
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Rows by where they lie, not yet read."""
-
-    source: NDArray[np.int16]  # [R]
-    start: Ints  # [R], first token in the source's ids
-    length: Ints  # [R], text tokens
-    ids: Ints  # [R]
-
-    def take(self, which: Ints | slice) -> _Rows:
-        return _Rows(self.source[which], self.start[which], self.length[which], self.ids[which])
-
-    @classmethod
-    def join(cls, parts: Sequence[_Rows]) -> _Rows:
-        columns = ([getattr(part, name) for part in parts] for name in ("source", "start", "length", "ids"))
-        return cls(*(np.concatenate(column) for column in columns))
+    company: Company  # where each row stands in the batch of the step; the same under any split
 
 
 @dataclass(frozen=True)
@@ -62,7 +46,7 @@ class _Epoch:
 
     number: int
     corpora: list[Corpus]
-    rows: _Rows
+    rows: Rows
     bounds: Ints  # [W + 1], rows at which windows begin
 
     @property
@@ -85,6 +69,8 @@ class Batches(Iterator[Batch]):
         seed: int = 0,
         lengths: Mapping[str, float] | None = None,
         window: int = 64,
+        pads: Sequence[int] = (),
+        ask: bool = False,
     ) -> None:
         """Set up the order; nothing is read yet.
 
@@ -96,8 +82,10 @@ class Batches(Iterator[Batch]):
             batch_tokens: Most elements in the batch of one step, over all ranks and micro-batches.
             max_tokens: Most elements a row.
             seed: Fixes the order.
-            lengths: Shares of `single`, `uniform` and `full` rows (see `Corpus.rows`).
+            lengths: Shares of `single`, `uniform`, `full` and `cropped` rows (see `Corpus.rows`).
             window: Batches among which rows are sorted by length.
+            pads: Ids that fill up the dialogues of a step to the longest of them, in turn; none: they stay as they are.
+            ask: What is given in a dialogue may be asked for, too.
 
         Raises:
             ValueError: when there is nothing to draw from, or a row would not fit into a batch.
@@ -111,11 +99,11 @@ class Batches(Iterator[Batch]):
             )
         self.train, self.held, self.seed, self.window = list(train), list(held_out), seed, window
         self.start, self.end, self.batch_tokens, self.max_tokens = start, end, batch_tokens, max_tokens
-        self.lengths = dict(lengths or {"single": 1.0})
+        self.lengths, self.pads, self.ask = dict(lengths or {"single": 1.0}), tuple(pads), ask
         self._place = [0, 0, 0]  # epoch, window, batch
         self._step = 0
         self._epoch: _Epoch | None = None
-        self._window: tuple[tuple[int, int], list[_Rows]] | None = None
+        self._window: tuple[tuple[int, int], list[Rows]] | None = None
 
     @classmethod
     def open(
@@ -145,6 +133,8 @@ class Batches(Iterator[Batch]):
             seed=seed,
             lengths={str(kind): share for kind, share in config.lengths.items()},
             window=config.window,
+            pads=config.pads(encoder.signs),
+            ask=config.mask_prompt,
         )
 
     @property
@@ -174,11 +164,12 @@ class Batches(Iterator[Batch]):
         """
         epoch, window, batch = self._settled()
         rows = self._batches(epoch, window)[batch]
-        bounds = _even(rows.length + SIGNS_A_ROW, world * n_micro)[rank * n_micro : (rank + 1) * n_micro + 1]
+        rows = rows.padded() if self.pads else rows
+        bounds = _even(rows.size, world * n_micro)[rank * n_micro : (rank + 1) * n_micro + 1]
+        corpora, number = self._planned(epoch).corpora, self._step
         self._place[2] += 1
         self._step += 1
-        corpora = self._planned(epoch).corpora
-        return [self._read(corpora, rows.take(slice(a, b))) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        return [self._read(corpora, rows, number, a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
 
     def n_steps(self, epochs: int = 1) -> int:
         """Batches in the first `epochs` epochs. Plans each of them, which takes a moment.
@@ -237,20 +228,23 @@ class Batches(Iterator[Batch]):
             raise ValueError(
                 f"nothing is held out of {source or 'the data'} · parts: {names} · give hold_out in data.sources"
             )
-        rows = _Rows.join([self._share(k, self.held[k], 0, 0.0, 1.0, HELD_OUT) for k in chosen])
-        rows = _numbered(rows.take(order(len(rows.start), HELD_OUT)), 0)
+        rows = Rows.join([self._share(k, self.held[k], 0, 0.0, 1.0, HELD_OUT) for k in chosen])
+        rows = rows.take(order(rows.n, HELD_OUT)).numbered(0)
         if limit is not None:
-            within = np.searchsorted((rows.length + SIGNS_A_ROW).cumsum(), limit, side="right")
+            within = np.searchsorted(rows.size.cumsum(), limit, side="right")
             rows = rows.take(slice(0, max(int(within), 1)))
         rows = rows.take(np.argsort(rows.length, kind="stable"))
-        bounds = _cut(rows.length + SIGNS_A_ROW, max(batch_tokens or self.batch_tokens, self.max_tokens))
-        for a, b in zip(bounds[:-1], bounds[1:], strict=True):
-            yield self._read(self.held, rows.take(slice(a, b)))
+        bounds = _cut(rows.size, max(batch_tokens or self.batch_tokens, self.max_tokens))
+        for number, (a, b) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+            some = rows.take(slice(a, b))
+            yield self._read(self.held, some.padded() if self.pads else some, number, 0, some.n)
 
     def _made_of(self) -> dict[str, int | str]:
         shares = ",".join(f"{kind}:{share:g}" for kind, share in sorted(self.lengths.items()))
         keys = "+".join(f"{part.key}*{part.weight:g}" for part in self.train)
         numbers = {"seed": self.seed, "batch_tokens": self.batch_tokens, "max_tokens": self.max_tokens}
+        if self.pads:
+            numbers |= {"pads": crc32(repr(self.pads).encode())}
         return {**numbers, "window_batches": self.window, "lengths": shares, "data": keys}
 
     def _settled(self) -> list[int]:
@@ -280,29 +274,31 @@ class Batches(Iterator[Batch]):
                 for which in range(int(begin), ceil(stop)):
                     parts.append(self._share(k, corpus, which, max(begin - which, 0.0), min(stop - which, 1.0), ROWS))
             corpora.append(corpus)
-        rows = _Rows.join(parts)
-        rows = _numbered(rows.take(order(len(rows.start), self.seed, SHUFFLE, number)), number << EPOCH_BITS)
-        ends = (rows.length + SIGNS_A_ROW).cumsum()
+        rows = Rows.join(parts)
+        rows = rows.take(order(rows.n, self.seed, SHUFFLE, number)).numbered(number << EPOCH_BITS)
+        ends = rows.size.cumsum()
         n_windows = max(1, round(int(ends[-1]) / (self.window * self.batch_tokens))) if len(ends) else 0
-        bounds = _even(rows.length + SIGNS_A_ROW, n_windows)
+        bounds = _even(rows.size, n_windows)
         return _Epoch(number, corpora, rows, bounds)
 
-    def _share(self, k: int, corpus: Corpus, which: int, begin: float, stop: float, purpose: int) -> _Rows:
+    def _share(self, k: int, corpus: Corpus, which: int, begin: float, stop: float, purpose: int) -> Rows:
         """A share of the rows of one pass over a corpus: from `begin` to `stop` of them in a random order."""
         seed = 0 if purpose == HELD_OUT else self.seed
-        start, length = corpus.rows(self.lengths, self.max_tokens - SIGNS_A_ROW, (seed, purpose, k, which))
-        if (begin, stop) != (0.0, 1.0):
-            n = len(start)
-            chosen = order(n, seed, PASS, k, which)[round(begin * n) : round(stop * n)]
-            start, length = start[chosen], length[chosen]
-        return _Rows(np.full(len(start), k, np.int16), start, length, np.zeros(len(start), np.int64))
+        if corpus.answers is not None:
+            rows = Rows.of(k, *corpus.visits((seed, purpose, k, which)))
+        else:
+            limit = self.max_tokens - SIGNS_A_ROW
+            rows = Rows.of(k, *corpus.rows(self.lengths, limit, (seed, purpose, k, which)))
+        if (begin, stop) == (0.0, 1.0):
+            return rows
+        return rows.take(order(rows.n, seed, PASS, k, which)[round(begin * rows.n) : round(stop * rows.n)])
 
-    def _cut_window(self, plan: _Epoch, window: int) -> tuple[_Rows, Ints]:
+    def _cut_window(self, plan: _Epoch, window: int) -> tuple[Rows, Ints]:
         rows = plan.rows.take(slice(int(plan.bounds[window]), int(plan.bounds[window + 1])))
         rows = rows.take(np.argsort(rows.length, kind="stable"))
-        return rows, _cut(rows.length + SIGNS_A_ROW, self.batch_tokens)
+        return rows, _cut(rows.size, self.batch_tokens)
 
-    def _batches(self, epoch: int, window: int) -> list[_Rows]:
+    def _batches(self, epoch: int, window: int) -> list[Rows]:
         if self._window is None or self._window[0] != (epoch, window):
             rows, bounds = self._cut_window(self._planned(epoch), window)
             shuffled = order(len(bounds) - 1, self.seed, BATCHES, epoch, window)
@@ -310,30 +306,12 @@ class Batches(Iterator[Batch]):
             self._window = (epoch, window), batches
         return self._window[1]
 
-    def _read(self, corpora: Sequence[Corpus], rows: _Rows) -> Batch:
-        n_rows, n = len(rows.start), int(rows.length.sum())
-        before = rows.length.cumsum() - rows.length
-        offsets = np.zeros(n_rows + 1, np.int64)
-        np.cumsum(rows.length + SIGNS_A_ROW, out=offsets[1:])
-        count = np.arange(n)
-        origin = count + np.repeat(rows.start - before, rows.length)
-        text = count + np.repeat(1 + SIGNS_A_ROW * np.arange(n_rows), rows.length)
-        ids = np.empty(n + SIGNS_A_ROW * n_rows, np.int64)
-        ids[offsets[:-1]], ids[offsets[1:] - 1] = self.start, self.end
-        source = np.repeat(rows.source, rows.length)
-        for k in np.unique(rows.source):
-            mine = source == k
-            ids[text[mine]] = corpora[k].ids[origin[mine]]
-        scaffold = np.ones(len(ids), bool)
-        scaffold[text] = False
-        fixed = torch.from_numpy(scaffold)
-        role = torch.where(fixed, int(Role.SCAFFOLD), int(Role.TEXT))
-        canvas = Canvas.build(torch.from_numpy(ids), torch.from_numpy(offsets), role=role, fixed=fixed)
-        return Batch(canvas, torch.from_numpy(rows.ids.copy()), torch.from_numpy(rows.source.astype(np.int64)))
-
-
-def _numbered(rows: _Rows, first: int) -> _Rows:
-    return _Rows(rows.source, rows.start, rows.length, first + np.arange(len(rows.start)))
+    def _read(self, corpora: Sequence[Corpus], rows: Rows, number: int, begin: int, stop: int) -> Batch:
+        """The rows from `begin` to `stop` of the batch of a step."""
+        company = Company(torch.arange(int(begin), int(stop)), rows.n, number)
+        rows = rows.take(slice(begin, stop))
+        canvas = rows.read(corpora, self.start, self.end, self.pads, self.ask)
+        return Batch(canvas, torch.from_numpy(rows.ids.copy()), torch.from_numpy(rows.source.astype(np.int64)), company)
 
 
 def _even(sizes: Ints, n_parts: int) -> Ints:

@@ -17,6 +17,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from unmask.data.dialogues import encode
 from unmask.data.draws import draws, uniform
 from unmask.data.sources import Source
 
@@ -59,6 +60,7 @@ class Corpus:
     first: NDArray[np.bool_]  # [U], the unit begins a document; any other goes on where the one before it stopped
     weight: float = 1.0
     key: str = ""  # says what it holds
+    answers: Ints | None = None  # [A, 2], begin and end of each answer in the ids, where units are dialogues
 
     @property
     def n_units(self) -> int:
@@ -74,7 +76,8 @@ class Corpus:
         """Share out all units among rows: each unit lies in exactly one row, each row within one document.
 
         Every row draws a kind: `single` (one unit), `uniform` (consecutive units, at least one, up to a length drawn
-        from 1 to `limit`) or `full` (up to `limit`).
+        from 1 to `limit`), `full` (up to `limit`) or `cropped` (the same, cut off at a length drawn from 1 to `limit`;
+        what is cut off is not seen in this pass).
 
         Args:
             lengths: Shares of the kinds, of rows.
@@ -89,7 +92,7 @@ class Corpus:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         # As if a row began at each unit: where would it stop? Then only the chain from unit 0 is kept.
         room = np.full(n, limit, np.int64)
-        shares = np.array([lengths.get(kind, 0.0) for kind in ("single", "uniform", "full")])
+        shares = np.array([lengths.get(kind, 0.0) for kind in ("single", "uniform", "full", "cropped")])
         kind = np.searchsorted(np.cumsum(shares / shares.sum())[:-1], uniform(draws(n, *seed, 0)), side="right")
         drawn = 1 + (uniform(draws(n, *seed, 1)) * limit).astype(np.int64)
         room = np.where(kind == 0, 0, np.where(kind == 1, drawn, room))
@@ -98,7 +101,24 @@ class Corpus:
         document_end = bounds[np.searchsorted(bounds[:-1], np.arange(n), side="right")]
         begins = _chain(np.append(np.clip(after, np.arange(n) + 1, document_end), n))
         starts = self.offsets[begins]
-        return starts, np.diff(np.append(starts, self.offsets[-1]))
+        sizes = np.diff(np.append(starts, self.offsets[-1]))
+        return starts, np.where(kind[begins] == 3, np.minimum(sizes, drawn[begins]), sizes)
+
+    def visits(self, seed: Sequence[int]) -> tuple[Ints, Ints, Ints]:
+        """One row of each dialogue: all up to the end of one of its answers, which a draw chooses.
+
+        Args:
+            seed: Words that fix the draw.
+
+        Returns:
+            The first token of each row, its length, and how many of its tokens come before the answer, `[U]` each.
+        """
+        assert self.answers is not None
+        begins, ends = self.answers[:, 0], self.answers[:, 1]
+        first = np.searchsorted(begins, self.offsets[:-1])
+        n_answers = np.diff(np.append(first, len(begins)))
+        chosen = first + (uniform(draws(self.n_units, *seed)) * n_answers).astype(np.int64)
+        return self.offsets[:-1], ends[chosen] - self.offsets[:-1], begins[chosen] - self.offsets[:-1]
 
 
 def _chain(following: Ints) -> Ints:
@@ -183,6 +203,7 @@ def _opened(source: Source, folder: Path) -> tuple[Corpus, Corpus]:
             np.load(folder / f"{part}.first.npy"),
             source.weight,
             key,
+            np.load(answers) if (answers := folder / f"{part}.answers.npy").exists() else None,
         )
         for part, key in zip(("train", "held_out"), keys, strict=True)
     )
@@ -198,11 +219,15 @@ class _Builder:
         self.ids: list[NDArray[Any]] = []
         self.lengths: list[Ints] = []
         self.first: list[NDArray[np.bool_]] = []
+        self.answers: list[Ints] | None = [] if source.unit == "dialogue" else None
         self.n_ids = 0
         if folder is not None:
             np.save(folder / f"{part}.ids.npy", np.zeros(0, dtype))
 
-    def add(self, ids: NDArray[Any], lengths: Ints, first: NDArray[np.bool_]) -> None:
+    def add(self, ids: NDArray[Any], lengths: Ints, first: NDArray[np.bool_], answers: Ints | None = None) -> None:
+        if self.answers is not None and answers is not None:
+            self.answers.append(answers + self.n_ids)
+            self.checksum = crc32(answers.tobytes(), self.checksum)
         self.lengths.append(lengths)
         self.first.append(first)
         self.n_ids += len(ids)
@@ -217,6 +242,7 @@ class _Builder:
         offsets = np.concatenate([np.zeros(1, np.int64), *self.lengths]).cumsum()
         first = np.concatenate([np.zeros(0, bool), *self.first])
         ids = np.concatenate([np.zeros(0, self.dtype), *self.ids])
+        answers = None if self.answers is None else np.concatenate([np.zeros((0, 2), np.int64), *self.answers])
         if self.folder is not None:
             with (self.folder / f"{self.part}.ids.npy").open("r+b") as file:
                 head = {"descr": np.lib.format.dtype_to_descr(np.dtype(self.dtype)), "fortran_order": False}
@@ -226,7 +252,10 @@ class _Builder:
                 os.fsync(file.fileno())
             np.save(self.folder / f"{self.part}.offsets.npy", offsets)
             np.save(self.folder / f"{self.part}.first.npy", first)
-        return Corpus(self.source.title, ids, offsets, first, self.source.weight, f"{self.checksum:08x}-{self.n_ids}")
+            if answers is not None:
+                np.save(self.folder / f"{self.part}.answers.npy", answers)
+        key = f"{self.checksum:08x}-{self.n_ids}"
+        return Corpus(self.source.title, ids, offsets, first, self.source.weight, key, answers)
 
 
 def _build(
@@ -238,6 +267,8 @@ def _build(
 ) -> tuple[_Builder, _Builder]:
     dtype = np.uint16 if encoder.vocab_size <= 1 << 16 else np.int32
     builders = tuple(_Builder(source, part, dtype, folder) for part in ("train", "held_out"))
+    if source.unit == "dialogue":
+        return _build_dialogues(source, encoder, max_tokens - 3, builders)
     word_starts = encoder.word_starts
     for units in _chunks(source.parts(*records)):
         rows = encoder.encode_batch([text for _, _, text in units])
@@ -249,6 +280,25 @@ def _build(
             mine = (held == bool(part)) & (lengths >= 2)
             some = ids[np.repeat(mine, lengths)]
             builders[part].add(some, *_cut_long(some, lengths[mine], first[mine], word_starts, max_tokens - 2))
+    return builders[0], builders[1]
+
+
+def _build_dialogues(
+    source: Source, encoder: Encoder, limit: int, builders: tuple[_Builder, ...]
+) -> tuple[_Builder, _Builder]:
+    """A unit a dialogue, with its answers; a row of one has room for two signs and the end of the answer."""
+    n_all = n_long = 0
+    for units in _chunks(source.parts()):
+        for (held, _, _), (ids, spans) in zip(units, encode((t for _, _, t in units), encoder, limit), strict=True):
+            n_all, n_long = n_all + 1, n_long + (not spans)
+            if spans:
+                one = np.array(ids, builders[held].dtype)
+                builders[held].add(one, np.array([len(ids)]), np.ones(1, bool), np.array(spans, np.int64))
+    if n_long * 2 > n_all:
+        raise ValueError(
+            f"{source.path}: {n_long} of {n_all} dialogues are longer than a row up to the end of their first answer · "
+            f"a row has {limit + 3} tokens · raise data.max_tokens"
+        )
     return builders[0], builders[1]
 
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
+from unmask.data import dialogues
+
 if TYPE_CHECKING:
     import datasets as hf
 
@@ -49,13 +51,13 @@ def form_of(file: Path) -> str | None:
     return FORMS.get(suffixes[-1]) if suffixes else None
 
 
-def records(file: Path, form: str, *, column: str | int, whole: str, measured: bool) -> Iterator[Record]:
+def records(file: Path, form: str, *, column: str | int | None, whole: str, measured: bool) -> Iterator[Record]:
     """Read one file.
 
     Args:
         file: A local file; `.gz` is unpacked on the way (not Parquet).
         form: `text`, `jsonl`, `tsv` or `parquet`.
-        column: Which column of a table holds the text; a number for TSV without a header.
+        column: Which column of a table holds the text; a number for TSV without a header; None: its rows are dialogues.
         whole: Of a text: `line` (each line a document), `paragraph` (records of one document) or `file` (one record).
         measured: Whether records must know their position.
 
@@ -64,14 +66,16 @@ def records(file: Path, form: str, *, column: str | int, whole: str, measured: b
     """
     if file.stat().st_size == 0:
         raise _empty(file)
+    if column is None and form not in ("jsonl", "parquet"):
+        raise ValueError(f"{file} holds no dialogues · they are rows of JSONL or Parquet · write it so, or take a unit")
     if form == "parquet":
-        rows: Iterable[Record] = _parquet(file, str(column), measured)
+        rows: Iterable[Record] = _parquet(file, _named(column), measured)
     else:
         size = (_unpacked_size(file) if file.suffix == ".gz" else file.stat().st_size) if measured else 0
         if form == "text":
             rows = _text(file, whole, size)
         else:
-            rows = _jsonl(file, str(column), size) if form == "jsonl" else _tsv(file, column, size)
+            rows = _jsonl(file, _named(column), size) if form == "jsonl" else _tsv(file, column or 0, size)
     n = 0
     for n, record in enumerate(rows, 1):  # noqa: B007
         yield record
@@ -146,7 +150,11 @@ def _has_blank_lines(file: Path) -> bool:
     return any(not line.strip() for line in lines)
 
 
-def _jsonl(file: Path, column: str, size: int) -> Iterator[Record]:
+def _named(column: str | int | None) -> str | None:
+    return None if column is None else str(column)
+
+
+def _jsonl(file: Path, column: str | None, size: int) -> Iterator[Record]:
     share = 1 / size if size else 0.0
     for number, offset, line in _lines(file):
         if not line.strip():
@@ -158,7 +166,8 @@ def _jsonl(file: Path, column: str, size: int) -> Iterator[Record]:
                 f"{file}, line {number} is not JSON · {fault.msg} at column {fault.colno} · mend or remove that line"
             ) from None
         if not isinstance(row, dict):
-            raise ValueError(f"{file}, line {number} is no JSON object · each line reads {{{column!r}: ...}} · mend it")
+            form = "messages" if column is None else column
+            raise ValueError(f"{file}, line {number} is no JSON object · each line reads {{{form!r}: ...}} · mend it")
         yield Record(_cell(row, column, f"{file}, line {number}"), offset * share, False)
 
 
@@ -180,7 +189,7 @@ def _tsv(file: Path, column: str | int, size: int) -> Iterator[Record]:
             yield Record(cells[place], offset * share, False)
 
 
-def _parquet(file: Path, column: str, measured: bool) -> Iterator[Record]:
+def _parquet(file: Path, column: str | None, measured: bool) -> Iterator[Record]:
     table = load("parquet", data_files=str(file), split="train", streaming=True)
     n_rows = 0
     if measured:
@@ -213,19 +222,21 @@ def load(*arguments: Any, **options: Any) -> hf.IterableDataset:
         raise ValueError(f"{arguments[0]} cannot be opened · {_first_line(fault)} · {mend}") from fault
 
 
-def cells(table: Table, column: str, where: str) -> Iterator[str]:
-    """The texts of one column of a data set.
+def cells(table: Table, column: str | None, where: str) -> Iterator[str]:
+    """The texts of one column of a data set; None: its dialogues.
 
     Raises:
         ValueError: when the column is missing or a cell holds no text.
     """
-    if table.column_names is not None and column not in table.column_names:
+    if column is not None and table.column_names is not None and column not in table.column_names:
         raise _no_column(column, table.column_names, where)
     for number, row in enumerate(table):
         yield _cell(row, column, f"{where}, row {number}")
 
 
-def _cell(row: dict[str, Any], column: str, where: str) -> str:
+def _cell(row: dict[str, Any], column: str | None, where: str) -> str:
+    if column is None:
+        return dialogues.told(row, where)
     if column not in row:
         raise _no_column(column, list(row), where)
     text = row[column]

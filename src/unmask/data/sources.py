@@ -14,10 +14,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from unmask.data.dialogues import contents
 from unmask.data.files import FORMS, Record, Table, cells, form_of, load, records
 from unmask.data.sentences import cut, normalise
 
 Part = Literal["train", "held_out"]
+PADS = {f"pad{number}" for number in range(1, 8)}  # signs of a vocabulary
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -110,7 +112,7 @@ class Source(BaseModel):
     split: str = "train"  # of a Hub data set
     streaming: bool = False  # too large to tokenise whole: an epoch is then the next `shard_records` records
     shard_records: int = Field(default=20_000, ge=1)
-    unit: Literal["sentence", "paragraph", "line", "document"] = "sentence"
+    unit: Literal["sentence", "paragraph", "line", "document", "dialogue"] = "sentence"
     document: Literal["file", "line"] | None = None  # of plain text; None: `line` when that is the unit, else `file`
     include: tuple[str, ...] = ()  # patterns of file names in a folder
     exclude: tuple[str, ...] = ()
@@ -119,6 +121,12 @@ class Source(BaseModel):
     normalise: tuple[Literal["quotes", "spaces"], ...] = ()
     distinct: bool = False  # drop a unit whose text came up before (in a stream: in this shard)
     weight: float = Field(default=1.0, gt=0)  # how often each row comes up in an epoch: 0.5, in every second one
+
+    @model_validator(mode="after")
+    def _as_said(self) -> Source:
+        if self.unit == "dialogue" and (self.normalise or self.streaming):
+            raise ValueError("dialogues are taken as they are, and whole · leave normalise and streaming out")
+        return self
 
     @classmethod
     def of(cls, path: str) -> Source:
@@ -187,7 +195,7 @@ class Source(BaseModel):
             held = pattern_held or self.hold_out.holds(number, record)
             joins = record.joins and held == before
             before = held
-            for unit in cut(record.text, self.unit):
+            for unit in [record.text] if self.unit == "dialogue" else cut(record.text, self.unit):
                 text = normalise(unit, self.normalise)
                 if self.distinct:
                     n_seen = len(seen)
@@ -200,12 +208,17 @@ class Source(BaseModel):
                     joins = True
 
     def texts(self, part: Part = "train") -> Iterator[str]:
-        """The units of one part, in order."""
-        return (text for held, _, text in self.parts() if held == (part == "held_out"))
+        """The units of one part, in order; of dialogues what is said in them."""
+        texts = (text for held, _, text in self.parts() if held == (part == "held_out"))
+        return itertools.chain.from_iterable(map(contents, texts)) if self.unit == "dialogue" else texts
 
     def n_records(self) -> int:
         """How many records there are; reads them all."""
         return sum(1 for _ in self._records(0, None))
+
+    @property
+    def _column(self) -> str | int | None:
+        return None if self.unit == "dialogue" else self.column
 
     def _records(self, start: int, stop: int | None) -> Iterator[tuple[bool, Record]]:
         files = self.files()
@@ -221,7 +234,7 @@ class Source(BaseModel):
             form = self.format or form_of(file) or "text"
             held = _matches(file, root, self.hold_out.files)
             measured = self.hold_out.last is not None and not held
-            for record in records(file, form, column=self.column, whole=whole, measured=measured):
+            for record in records(file, form, column=self._column, whole=whole, measured=measured):
                 yield held, record
 
     def _hub_records(self, start: int, stop: int | None) -> Iterator[tuple[bool, Record]]:
@@ -232,7 +245,8 @@ class Source(BaseModel):
         table: Table = load(self.path, self.config, split=self.split, streaming=self.streaming)
         if start and hasattr(table, "skip"):
             table = table.skip(start)
-        texts = itertools.islice(cells(table, str(self.column), self.path), None if stop is None else stop - start)
+        column = None if self._column is None else str(self._column)
+        texts = itertools.islice(cells(table, column, self.path), None if stop is None else stop - start)
         return ((False, Record(text, 0.0, False)) for text in texts)
 
 
@@ -244,9 +258,11 @@ class DataConfig(BaseModel):
     folder: str | None = None  # the sources' paths start here
     sources: tuple[Source, ...] = Field(min_length=1)
     max_tokens: int = Field(default=96, ge=4)  # of a row, its start and end signs included
-    lengths: dict[Literal["single", "uniform", "full"], float] = {"single": 0.5, "uniform": 0.5}
+    lengths: dict[Literal["single", "uniform", "full", "cropped"], float] = {"single": 0.5, "uniform": 0.5}
     window: int = Field(default=64, ge=1)  # batches among which rows are sorted by length
     cache: str | None = None  # where tokenised sources are kept; None: in the run's folder
+    pad: Literal["none", "eos", "rainbow"] = "none"  # what fills dialogues up to the longest of a step
+    mask_prompt: bool = False  # what is given in a dialogue is hidden, too
 
     @model_validator(mode="before")
     @classmethod
@@ -262,6 +278,8 @@ class DataConfig(BaseModel):
                 f"lengths {self.lengths} are no shares · they are at least 0, and one is above · mend them"
             )
         titles = [source.title for source in self.sources]
+        if (self.pad != "none" or self.mask_prompt) and all(source.unit != "dialogue" for source in self.sources):
+            raise ValueError("pad and mask_prompt are of dialogues · no source has them · give unit: dialogue")
         if doubles := sorted({title for title in titles if titles.count(title) > 1}):
             raise ValueError(f"two sources are called {doubles[0]!r} · figures are kept by name · give them name:")
         return self
@@ -276,6 +294,24 @@ class DataConfig(BaseModel):
             else source.model_copy(update={"path": str(Path(self.folder) / source.path), "name": source.title})
             for source in self.sources
         )
+
+    def pads(self, signs: dict[str, int]) -> tuple[int, ...]:
+        """Ids that fill up dialogues, in turn.
+
+        `eos`: the end sign (Nie et al. 2025, section 2.3). `rainbow`: seven signs one after the other behind the first
+        end (Kim et al. 2025), so that an end says that the text is over and not that the row is long.
+
+        Raises:
+            ValueError: when the vocabulary has no signs for it.
+        """
+        if self.pad != "rainbow":
+            return (signs["end"],) if self.pad == "eos" else ()
+        if PADS - signs.keys():
+            raise ValueError(
+                "no pads in this vocabulary · rainbow takes seven signs that no text uses · take data.pad=eos, or"
+                " train the vocabulary with tokenizer.pads=true"
+            )
+        return tuple(signs[name] for name in sorted(PADS))
 
     def texts(self, part: Part = "train", source: str | None = None) -> Iterator[str]:
         """The raw units of one part, source after source, or of one source by its name.

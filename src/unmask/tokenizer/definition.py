@@ -25,6 +25,9 @@ COUNTS: dict[str, tuple[str, ...]] = {  # not asked of a vocabulary that comes w
     "word": ("<|word|>",),  # exactly one word
     "maybe": ("<|maybe|>",),  # a word, or nothing
 }
+PADS: dict[str, tuple[str, ...]] = {  # the same; they fill up answers, each in its turn
+    f"pad{k}": (f"<|pad_{k}|>", f"<|reserved_token_{k}|>", f"<|reserved_special_token_{k}|>") for k in range(1, 8)
+}
 EVERY = SIGNS | COUNTS
 SAID = "signs.json"  # beside a vocabulary that has signs under names that nobody knows
 
@@ -85,7 +88,7 @@ def with_signs(
 ) -> tuple[dict[str, Any], dict[str, int], dict[str, int]]:
     """The definition with every sign in it, under a known name or added, and the id of each.
 
-    Signs that count words are there where the vocabulary has them.
+    Signs that count words and pads are there where the vocabulary has them.
 
     Args:
         definition: The content of a `tokenizer.json`.
@@ -107,7 +110,7 @@ def with_signs(
         rust.add_special_tokens(missing)
         definition = json.loads(rust.to_str())
         known = rust.get_vocab(with_added_tokens=True)
-    found = {sign: find(known, _names(sign)) for sign in EVERY} | told
+    found = {sign: find(known, _names(sign)) for sign in EVERY | PADS} | told
     return definition, {sign: number for sign, number in found.items() if number is not None}, told
 
 
@@ -188,7 +191,7 @@ def _own(sign: str) -> str:
 
 
 def _names(sign: str) -> tuple[str, ...]:
-    return (_own(sign), *EVERY.get(sign, ()))
+    return (_own(sign), *(EVERY | PADS).get(sign, ()))
 
 
 def unknown(definition: dict[str, Any]) -> set[int]:

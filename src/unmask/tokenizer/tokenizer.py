@@ -55,9 +55,10 @@ PROBES = (
 class Tokenizer:
     """A vocabulary with its signs.
 
-    `signs` holds the ids of `mask`, `blank`, `start`, `end`, `sep` and `answer`, and of `word` and `maybe` where the
-    vocabulary has them. No text is ever encoded as one of them, even if it spells their names. A row of text begins
-    with a space that nobody wrote, so that a word has one spelling wherever it stands; what is written back lacks it.
+    `signs` holds the ids of `mask`, `blank`, `start`, `end`, `sep` and `answer`, and of `word`, `maybe` and `pad1` to
+    `pad7` where the vocabulary has them. No text is ever encoded as one of them, even if it spells their names. A row
+    of text begins with a space that nobody wrote, so that a word has one spelling wherever it stands; what is written
+    back lacks it.
 
     Example:
         >>> tokenizer = Tokenizer.train(["the cat sat on the mat"] * 9, vocab_size=320)
@@ -89,7 +90,9 @@ class Tokenizer:
         self._spaceless = kind(self.definition) == "words"
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int = 8192, *, normalise_quotes: bool = False) -> Tokenizer:
+    def train(
+        cls, texts: Iterable[str], vocab_size: int = 8192, *, normalise_quotes: bool = False, pads: bool = False
+    ) -> Tokenizer:
         """Learn a byte-level vocabulary (BPE) from texts.
 
         Args:
@@ -97,11 +100,13 @@ class Tokenizer:
             vocab_size: Most ids, signs included; rounded down to a multiple of 64. Few texts may yield fewer.
             normalise_quotes: Read typographic quotes, dashes and spaces as a typewriter has them, so that a word has
                 one surface; text outside holes still comes back as it was.
+            pads: Seven more signs, which fill up answers that are learned together.
 
         Raises:
             ValueError: when `vocab_size` has no room for all bytes and signs.
         """
-        n_signs = len(definitions.EVERY)
+        signs = definitions.EVERY | (definitions.PADS if pads else {})
+        n_signs = len(signs)
         if vocab_size < (least := _round_up(256 + n_signs)):
             raise ValueError(f"a vocabulary of {vocab_size} is too small · bytes and signs need room · {least} or more")
         rust = tokenizers.Tokenizer(models.BPE())
@@ -124,7 +129,7 @@ class Tokenizer:
         rust.train_from_iterator(texts, trainer)
         size = rust.get_vocab_size() + n_signs
         unused = [f"<|unused_{i}|>" for i in range(_round_up(size) - size)]
-        rust.add_special_tokens([*(names[0] for names in definitions.EVERY.values()), *unused])
+        rust.add_special_tokens([*(names[0] for names in signs.values()), *unused])
         return cls(json.loads(rust.to_str()))
 
     @classmethod

@@ -45,6 +45,7 @@ class TokenizerChoice(_Strict):
     vocab_size: int | None = Field(default=None, ge=64)  # none: by the size of the data
     normalise_quotes: bool = False  # read typographic quotes, dashes and spaces as a typewriter has them
     train_megabytes: float = Field(default=64, gt=0)  # of text to learn from, at most
+    pads: bool = False  # with the signs that data.pad=rainbow takes
 
 
 class ScheduleChoice(_Strict):

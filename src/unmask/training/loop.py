@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import nn
 from unmask.canvas import Canvas
 from unmask.data.batches import Batch, Batches
 from unmask.folder import Saves
+from unmask.masking.hidden import units
 from unmask.masking.mixture import Mixture
 from unmask.model import Model
 from unmask.noise import Noise
@@ -28,6 +29,7 @@ from unmask.training.optimisers import Average, load_optimiser_state, make_optim
 from unmask.training.progress import Progress, StopSignal
 
 HELD_OUT_SEED = 0  # what is hidden of held-out text is the same in every run
+LEVELS = 10  # parts of the range of shares hidden, by which the loss on held-out text is told
 
 Samples = Callable[[Model], str]  # a few fills of the model as it is now, as text
 
@@ -43,11 +45,32 @@ class Lesson(nn.Module):
     def forward(self, clean: Canvas, noise: Noise) -> Loss:
         """The loss of undoing what was done to `clean`."""
         objective = self.model.objective
-        hidden = self.masking(clean, noise)
+        clean, hidden, noise = self.masking.hide(clean, noise)
         canvas, targets = objective.corrupt(clean, hidden, noise)
         with torch.autocast(clean.ids.device.type, torch.bfloat16, enabled=self.in_bfloat16):
             prediction = self.model.predict(canvas, targets)
             return objective.loss(prediction, canvas, targets)
+
+    def by_level(self, clean: Canvas, noise: Noise) -> Iterator[tuple[int, Loss, Loss]]:
+        """As `forward`, in parts of rows of which a like share is hidden.
+
+        Yields which tenth that share lies in, the loss, and the loss when every hidden token weighs 1.
+        """
+        objective = self.model.objective
+        clean, hidden, noise = self.masking.hide(clean, noise)
+        n_text, n_hidden = ((clean.sum_rows(some.double())) for some in (units(clean).of >= 0, hidden.mask))
+        tenth = (n_hidden / n_text.clamp(min=1) * LEVELS).ceil().long().clamp(1, LEVELS) - 1
+        for level in tenth.unique().tolist():
+            rows = (tenth == level).nonzero().squeeze(1)
+            part, own = clean.take(rows), Noise(noise.seed, noise.key[rows])
+            some = hidden.take(clean, rows)
+            one = torch.ones_like(some.weight)
+            even = replace(some, weight=one, count=n_hidden[rows], bound=one < 0)
+            canvas, targets = objective.corrupt(part, some, own)
+            with torch.autocast(clean.ids.device.type, torch.bfloat16, enabled=self.in_bfloat16):
+                prediction = self.model.predict(canvas, targets)
+                loss = objective.loss(prediction, canvas, targets)
+                yield level, loss, objective.loss(prediction, canvas, objective.corrupt(part, even, own)[1])
 
 
 @dataclass(frozen=True)
@@ -188,7 +211,7 @@ class Trainer:
     def to_device(self, batch: Batch, seed: int) -> tuple[Canvas, Noise]:
         """A batch on the device, and the noise of its rows."""
         device = self.accelerator.device
-        return batch.canvas.to(device), Noise(seed, batch.row_ids.to(device))
+        return batch.canvas.to(device), Noise(seed, batch.row_ids.to(device), batch.company.to(device))
 
     def gathering(self, now: bool) -> AbstractContextManager[Any]:
         """Processes exchange gradients in the last part of a step only."""
@@ -219,8 +242,9 @@ class Trainer:
         with self.averaged(), torch.no_grad():
             self.model.eval()
             if any(part.n_units for part in self.batches.held):
-                totals = self.evaluate()
+                totals, levels = self.evaluate()
                 entry = {"held_out": {"loss": totals.mean, "parts": totals.mean_parts, "tokens": totals.tokens}}
+                entry["held_out"]["by_level"] = levels
             if self.samples is not None and self.accelerator.is_main_process:
                 filled = self.samples(self.model)
                 with room_for("samples.txt"):
@@ -228,15 +252,24 @@ class Trainer:
             self.model.train()
         return entry
 
-    def evaluate(self) -> Totals:
-        """Losses of the held-out rows, hidden the same way at any time; processes take batches in turn."""
+    def evaluate(self) -> tuple[Totals, list[float | None]]:
+        """Losses of the held-out rows, hidden the same way at any time; processes take batches in turn.
+
+        Also the loss a hidden token by the share of its row that is hidden, in ten parts; None: nothing was.
+        """
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        sums = [
-            (self.lesson(*self.to_device(batch, HELD_OUT_SEED)), batch.canvas.n_elements)
-            for number, batch in enumerate(self.batches.held_out(limit=self.recipe.evaluate_tokens))
-            if number % world == rank
-        ]
-        return self.gather(sums)
+        sums, levels = [], torch.zeros(2, LEVELS, dtype=torch.float64, device=self.accelerator.device)
+        for number, batch in enumerate(self.batches.held_out(limit=self.recipe.evaluate_tokens)):
+            if number % world != rank:
+                continue
+            n_elements = batch.canvas.n_elements
+            for level, loss, even in self.lesson.by_level(*self.to_device(batch, HELD_OUT_SEED)):
+                sums.append((loss, n_elements))
+                n_elements = 0  # counted once
+                levels[:, level] += torch.stack([even.total.double(), even.count.double()])
+        totals = self.gather(sums)
+        total, count = self.accelerator.reduce(levels, "sum").tolist()
+        return totals, [round(t / n, 5) if n else None for t, n in zip(total, count, strict=True)]
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -92,6 +91,7 @@ def _run(asked: Recipe, folder: RunFolder, accelerator: Accelerator, going_on: b
     model = setup.make_model(recipe, tokenizer)
     folder.adapter = setup.adapt(model, recipe)
     masking = setup.make_masking(recipe, tokenizer, accelerator.device)
+    setup.try_out(model, masking, answers=any(part.unit == "dialogue" for part in recipe.data.sources))
     samples = _samples(tokenizer, setup.prompts(recipe)) if main else None
     trainer = Trainer(recipe, model, masking, batches, tokenizer, folder, accelerator, samples)
     if going_on:
@@ -187,12 +187,17 @@ def _samples(tokenizer: Tokenizer, texts: Sequence[str]) -> Callable[[Model], st
 
     def fill(model: Model) -> str:
         lines = []
-        lm = LanguageModel(copy.deepcopy(model), tokenizer)  # which makes it ready for use, not for more training
-        for text in texts:
-            try:
-                lines.append(lm.fill(text, n=1, timeout=SAMPLE_SECONDS)[0].text)
-            except Exception as fault:  # hours of training are worth more than a sample
-                lines.append(f"{text} ({fault})")
+        learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        lm = LanguageModel(model, tokenizer)  # which makes it ready for use, not for more training
+        try:
+            for text in texts:
+                try:
+                    lines.append(lm.fill(text, n=1, timeout=SAMPLE_SECONDS)[0].text)
+                except Exception as fault:  # hours of training are worth more than a sample
+                    lines.append(f"{text} ({fault})")
+        finally:
+            for parameter in learned:
+                parameter.requires_grad_(True)
         return "".join(f"  {' '.join(line.split())}\n" for line in lines)
 
     return fill

@@ -28,16 +28,20 @@ from unmask.adapter import (
 )
 from unmask.backbone import BackboneConfig
 from unmask.bases import place_of
+from unmask.canvas import Canvas, Role
 from unmask.data.sources import DataConfig
 from unmask.folder import read_tokenizer
+from unmask.masking.hidden import Hidden
 from unmask.masking.mixture import Mixture
 from unmask.model import Model, ModelConfig
+from unmask.noise import Noise
 from unmask.objectives import OBJECTIVES
 from unmask.tokenizer import Tokenizer
 from unmask.training.config import BUDGET, Recipe, checked, nearest
 from unmask.training.lora import inject, put, require_peft
 
 MINUTES = 4.0  # the budget of a recipe that names none
+TRIED = 64  # rows on which a masking is tried
 UNKNOWN_SIZE = 64_000_000  # bytes; a data set of the Hub is taken to be so large
 
 # Mostly what people blank, runs of whole words; for the rest any set of tokens or words, so that every canvas that
@@ -79,6 +83,7 @@ def filled(recipe: Recipe) -> Recipe:
         check_objective(config.objective, options)
         tree["objective"] = {"name": config.objective, **options}
         shape = asdict(config.backbone)
+        tree["data"]["max_tokens"] = _row(recipe.data, config.backbone.max_length, recipe.model)
         adapted = is_adapter(start)
         tree["tokenizer"]["path"] = place_of_base(read_adapter_config(start), start) if adapted else recipe.model
     else:
@@ -91,6 +96,7 @@ def filled(recipe: Recipe) -> Recipe:
         shape = {**shape_for(n_bytes, recipe.minutes), **recipe.backbone}
         shape.setdefault("max_length", max(512, recipe.data.max_tokens))
         shape = asdict(shape_of(shape, vocab_size=1))
+        _row(recipe.data, shape["max_length"], "backbone.max_length")
     del shape["vocab_size"]  # the tokenizer's word
     tree["backbone"] = shape
     tree["masking"] = recipe.masking or MASKING
@@ -180,7 +186,8 @@ def make_tokenizer(recipe: Recipe) -> Tokenizer:
         return read_tokenizer(place_of(recipe.tokenizer.path))
     texts = _first_bytes(recipe.data.texts("train"), int(recipe.tokenizer.train_megabytes * 1e6))
     size = recipe.tokenizer.vocab_size or vocabulary_for(text_bytes(recipe.data))
-    return Tokenizer.train(texts, size, normalise_quotes=recipe.tokenizer.normalise_quotes)
+    choice = recipe.tokenizer
+    return Tokenizer.train(texts, size, normalise_quotes=choice.normalise_quotes, pads=choice.pads)
 
 
 def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Model:
@@ -249,6 +256,35 @@ def begins(tokenizer: Tokenizer) -> Tensor:
     return torch.where(table.special, 0, torch.where(lone, 1, kind))
 
 
+@torch.no_grad()
+def try_out(model: Model, masking: Mixture, answers: bool) -> None:
+    """See that the family can show what is hidden and, where `answers` are learned, write the sign that ends them.
+
+    Raises:
+        ValueError: when it cannot.
+    """
+    signs, special = model.config.signs, set(model.config.special)
+    known = torch.tensor([i for i in range(model.config.backbone.vocab_size) if i not in special])
+    drawn = known[torch.randint(len(known), (TRIED, 12), generator=torch.Generator().manual_seed(0))].tolist()
+    text = torch.tensor([Role.SCAFFOLD, *[Role.TEXT] * 12, Role.SCAFFOLD]).repeat(TRIED)
+    rows = [[signs["start"], *words, signs["end"]] for words in drawn]
+    device = masking.borders.device if masking.starts is None else masking.starts.device
+    clean = Canvas.from_rows(rows, role=text, fixed=text != Role.TEXT).to(device)
+    model.objective.corrupt(*masking.hide(clean, Noise(0, torch.arange(TRIED, device=device))))
+    if not answers:
+        return
+    role = torch.tensor([Role.SCAFFOLD, *[Role.TEXT] * 13, Role.SCAFFOLD])
+    clean = Canvas.from_rows([[*rows[0], signs["end"]]], role=role).to(model.device)
+    mask, one = clean.index == 13, torch.ones(1, dtype=torch.float64, device=model.device)
+    noise = Noise(0, torch.zeros(1, dtype=torch.int64, device=model.device))
+    canvas, targets = model.objective.corrupt(clean, Hidden(mask, one, one, one < 0, ~mask), noise)
+    if not bool(model.objective.loss(model.predict(canvas, targets), canvas, targets).total.isfinite()):
+        raise ValueError(
+            "an answer ends with a sign that this family does not write · its loss would be infinite · "
+            "give objective.ends=true where the family has that option, or take one that has"
+        )
+
+
 def prompts(recipe: Recipe, n: int = 3) -> list[str]:
     """Texts with a hole to fill as training goes: the recipe's, or sentences of the held-out text (else any)."""
     if recipe.prompts is not None:
@@ -271,6 +307,20 @@ def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
         yield text
         if limit <= 0:
             return
+
+
+def _row(data: DataConfig, longest: int, whose: str) -> int:
+    """Most tokens a row: what the data say, or what the model reads where they say nothing.
+
+    Raises:
+        ValueError: when they say more.
+    """
+    if data.max_tokens > longest and "max_tokens" in data.model_fields_set:
+        raise ValueError(
+            f"data.max_tokens is {data.max_tokens}, the context {longest} · {whose} says how long a row may be · "
+            f"say data.max_tokens={longest}, or less"
+        )
+    return min(data.max_tokens, longest)
 
 
 def _agree(recipe: Recipe, config: ModelConfig) -> None:
