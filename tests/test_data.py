@@ -428,6 +428,28 @@ def test_rows_share_out_all_units(tmp_path, lengths):
     assert ("uniform" not in lengths) or len(other[0]) != len(starts) or (other[0] != starts).any()
 
 
+def test_some_rows_are_cropped_to_any_length(tmp_path):
+    (tmp_path / "a.txt").write_text("\n\n".join(numbered(4000)))
+    corpus, _ = tokenise(Source(path=str(tmp_path / "a.txt")), Words(), 42)
+    whole, cut = (corpus.rows(lengths, 40, (1, 2)) for lengths in ({"full": 1}, {"cropped": 1}))
+    assert (whole[0] == cut[0]).all() and (cut[1] <= whole[1]).all()
+    drawn = cut[1][cut[1] < whole[1]]
+    assert len(drawn) > 0.6 * len(cut[1])
+    assert np.bincount(drawn, minlength=31)[1:31].min() > 0  # all lengths come up, also in the middle of a unit
+    some = corpus.rows({"full": 0.9, "cropped": 0.1}, 40, (1, 2))
+    assert 0.05 < (some[1] < whole[1]).mean() < 0.15
+
+
+def test_no_row_of_a_batch_crosses_a_border_of_documents(tmp_path):
+    encoder = Words()
+    for number in range(6):
+        (tmp_path / f"{number}.txt").write_text("\n\n".join(numbered(30, first=1000 * number)))
+    config = DataConfig(sources=[Source(path=str(tmp_path))], max_tokens=40, lengths={"full": 1})
+    for batch in epoch_of(Batches.open(config, encoder, batch_tokens=120)):
+        for row in rows_of(batch):  # a row is all that its tokens see
+            assert len({int(word[1:].rstrip(".")) // 1000 for word in encoder.text(row[1:-1]).split()}) == 1
+
+
 def test_cache(tmp_path):
     (tmp_path / "a.txt").write_text("\n\n".join(numbered(60)))
     source, encoder = Source(path=str(tmp_path / "a.txt"), hold_out=HoldOut(every=5)), Words()

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,11 @@ from families import clean_canvas, noise_for, tiny_model
 from llamas import spoken
 from unmask.canvas import Canvas
 from unmask.cli.info import DEFAULT, licence_of
+from unmask.data.batches import Batches
 from unmask.folder import load, read_config, read_model, read_tensors, stored, weights, write_model
 from unmask.masking.mixture import Mixture
+from unmask.model import Model
+from unmask.noise import Noise
 from unmask.objectives import OBJECTIVES
 from unmask.tokenizer import Tokenizer
 from unmask.training import checkpoint, memory, setup
@@ -122,6 +126,87 @@ def test_bfloat16_is_a_way_to_multiply(name, text, tmp_path):
     assert losses(coarse) != losses(fine)
     assert losses(coarse) == pytest.approx(losses(fine), rel=1e-2)
     assert all(weight.dtype == torch.float32 for weight in read_tensors(coarse / "model").values())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_held_out_losses_are_told_by_the_share_that_is_hidden(name, text, tmp_path):
+    settings = [*TINY, f"objective={name}", "masking=exact_count", "steps=2", "ema=0.5", "optimiser=adamw"]
+    out = train(text, settings, tmp_path / "run", progress=False)
+    held = log(out)[-1]["held_out"]
+    assert len(held["by_level"]) == 10
+    # The finished model, which is the averaged one, says the same, read plainly.
+    model, tokenizer = read_model(out / "model")
+    recipe = checked(load_yaml(out / "config.yaml"))
+    masking = setup.make_masking(recipe, tokenizer)
+    batches = Batches.open(recipe.data, tokenizer, batch_tokens=recipe.batch_tokens)
+    total = count = 0.0
+    sums = torch.zeros(2, 10, dtype=torch.float64)
+    for batch in batches.held_out(limit=recipe.evaluate_tokens):
+        for row in range(batch.canvas.n_rows):
+            one, noise = batch.canvas.take(torch.tensor([row])), Noise(0, batch.row_ids[row : row + 1])
+            hidden = masking(one, noise)
+            n_hidden = int(hidden.mask.sum())
+            level = math.ceil(10 * n_hidden / int((~one.fixed).sum())) - 1
+            for part in (
+                hidden,
+                replace(
+                    hidden, weight=hidden.weight * 0 + 1, count=hidden.count * 0 + n_hidden, bound=hidden.bound & False
+                ),
+            ):
+                canvas, targets = model.objective.corrupt(one, part, noise)
+                with torch.no_grad():
+                    loss = model.objective.loss(model.predict(canvas, targets), canvas, targets)
+                if part is hidden:
+                    total, count = total + float(loss.total), count + float(loss.count)
+                else:
+                    sums[:, level] += torch.tensor([float(loss.total), float(loss.count)])
+    assert held["loss"] == pytest.approx(total / count, rel=1e-4)
+    plain = [float(t / n) if n else None for t, n in sums.t()]
+    assert [value is None for value in plain] == [value is None for value in held["by_level"]]
+    known = [(a, b) for a, b in zip(plain, held["by_level"], strict=True) if a is not None]
+    assert len(known) > 5
+    assert [b for _, b in known] == pytest.approx([a for a, _ in known], rel=1e-3)
+
+
+@pytest.mark.parametrize("draw", ["stratified", "antithetic"])
+def test_levels_drawn_over_a_step_are_those_of_any_split(draw, text, tmp_path):
+    settings = [*TINY, "objective=masked_diffusion", f"masking={{law: bernoulli, draw: {draw}, complement: true}}"]
+    whole, parts = (
+        train(text, [*settings, "steps=5", f"accumulate={n}", "precision=float64"], tmp_path / str(n), progress=False)
+        for n in (1, 3)
+    )
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-9)
+
+
+def test_samples_take_the_model_as_it_is(monkeypatch, text, tmp_path):
+    monkeypatch.setattr(Model, "__deepcopy__", None, raising=False)
+    settings = [*TINY, "steps=4", "evaluate_every=2", "prompts=The cat and the ___{hen|dog}."]
+    out = train(text, settings, tmp_path / "run", progress=False)
+    assert (out / "samples.txt").read_text().count("The cat and the ") == 2
+    plain = train(text, [*TINY, "steps=4"], tmp_path / "plain", progress=False)
+    assert losses(out) == losses(plain)  # looking at it in between stopped no learning
+
+
+def test_rows_are_no_longer_than_the_context(run, text, tmp_path):
+    model, tokenizer = read_model(run / "model")
+    short = Model(replace(model.config, backbone=replace(model.config.backbone, max_length=24)))
+    write_model(tmp_path / "short", short, tokenizer, "")
+    settings = ["steps=1", "batch_tokens=256", f"model={tmp_path / 'short'}"]
+    with pytest.raises(ValueError, match=r"data.max_tokens is 32, the context 24 · .*short says .* data.max_tokens=24"):
+        train(text, [*settings, "data.max_tokens=32"], tmp_path / "a", progress=False)
+    with pytest.raises(ValueError, match=r"data.max_tokens is 32, the context 30 · backbone.max_length says"):
+        train(text, [*TINY, "steps=1", "backbone.max_length=30"], tmp_path / "b", progress=False)
+    out = train(text, settings, tmp_path / "c", progress=False)
+    assert load_yaml(out / "config.yaml")["data"]["max_tokens"] == 24
+
+
+def test_a_masking_that_the_family_cannot_show_is_refused_before_the_first_step():
+    plain, starts = tiny_model("left_to_right", options={"plain": True, "begin": 12, "stop": 13}), torch.ones(16).long()
+    with pytest.raises(ValueError, match="take the masking law all"):
+        setup.try_out(plain, Mixture([{"law": "runs", "unit": "word"}], starts, starts > 0), answers=False)
+    setup.try_out(plain, Mixture([{"law": "all"}], starts, starts > 0), answers=False)
+    for name in OBJECTIVES:
+        setup.try_out(tiny_model(name), Mixture(setup.MASKING, starts, starts > 0), answers=False)
 
 
 def test_training_goes_on_from_a_model(run, text, tmp_path):

@@ -39,6 +39,11 @@ def told(row: Mapping[str, Any], where: str) -> str:
     return json.dumps(turns, ensure_ascii=False)
 
 
+def is_one(row: Any) -> bool:
+    """Whether a row of a table has the form of a dialogue, and no text."""
+    return isinstance(row, dict) and "text" not in row and ("messages" in row or {"prompt", "response"} <= row.keys())
+
+
 def _turns(messages: Any, where: str) -> Turns:
     ours = isinstance(messages, list) and messages
     if not ours or not all(isinstance(m, dict) and isinstance(m.get("role"), str) and "content" in m for m in messages):

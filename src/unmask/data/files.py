@@ -83,6 +83,17 @@ def records(file: Path, form: str, *, column: str | int | None, whole: str, meas
         raise _empty(file)
 
 
+def holds_dialogues(file: Path) -> bool:
+    """Whether a file is JSONL whose first row is a dialogue."""
+    if form_of(file) != "jsonl" or not file.is_file():
+        return False
+    try:
+        first = next((line for _, _, line in _lines(file) if line.strip()), "")
+        return dialogues.is_one(json.loads(first))
+    except ValueError:  # whoever reads it will say so
+        return False
+
+
 def _empty(file: Path) -> ValueError:
     return ValueError(f"{file} holds no text · it is empty or nothing but white space · remove it or name another file")
 

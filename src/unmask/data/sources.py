@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from unmask.data.dialogues import contents
-from unmask.data.files import FORMS, Record, Table, cells, form_of, load, records
+from unmask.data.files import FORMS, Record, Table, cells, form_of, holds_dialogues, load, records
 from unmask.data.sentences import cut, normalise
 
 Part = Literal["train", "held_out"]
@@ -130,9 +130,13 @@ class Source(BaseModel):
 
     @classmethod
     def of(cls, path: str) -> Source:
-        """A source by its path or Hub name alone; the last 5 % of a file, 1 in 50 of a data set, is held out."""
+        """A source by its path or Hub name alone; the last 5 % of a file, 1 in 50 of a data set, is held out.
+
+        JSONL that begins with a dialogue is read as such.
+        """
         local = Path(path).exists() or _HUB_NAME.fullmatch(path) is None
-        return cls(path=path, hold_out=HoldOut(last=0.05) if local else HoldOut(hash=50))
+        said: dict[str, Any] = {"unit": "dialogue"} if holds_dialogues(Path(path)) else {}
+        return cls(path=path, hold_out=HoldOut(last=0.05) if local else HoldOut(hash=50), **said)
 
     @property
     def title(self) -> str:

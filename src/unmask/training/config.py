@@ -278,6 +278,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
         if not last.isdigit() or int(last) >= len(here):
             raise ValueError(f"{override!r}: there is no {key!r} · {'.'.join(path)} has {len(here)} entries, from 0")
         here[int(last)] = value
+    elif key == "data" and isinstance(value, str) and isinstance(old := here.get(last), dict) and "sources" not in old:
+        here[last] = old | _long([last], value)  # how text is read is said, and which is not
     else:
         here[last] = value
 
@@ -296,7 +298,7 @@ def _told(error: Any) -> str:
         known = _known(error["loc"][:-1])
         near = nearest(str(error["loc"][-1]), known)
         return f"unknown key {place!r} · the nearest known is {near!r} · keys here: {', '.join(sorted(known))}"
-    if error["type"] == "missing" and place == "data":
+    if error["type"] == "missing" and place in ("data", "data.sources"):
         return "no data · a recipe says what to train on · give data=PATH"
     said = error["msg"].removeprefix("Value error, ")
     return said if " · " in said else f"{place} cannot be {error['input']!r} · {said} · mend it"
