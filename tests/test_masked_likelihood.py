@@ -13,6 +13,7 @@ from families import clean_canvas, tiny_model
 from unmask.canvas import Canvas, Role
 from unmask.masking import Hidden
 from unmask.noise import Noise
+from unmask.objectives import orders
 from unmask.objectives.masked_likelihood import counts
 
 LENGTHS, DRAWS = (5, 8, 12, 24, 30, 100), (4, 8, 16)
@@ -103,11 +104,11 @@ def test_the_draws_have_the_bound_as_their_mean(enumerated: tuple[Any, list[int]
 
 
 def spied(model: Any, clean: Canvas, n_draws: int, key: list[int]) -> tuple[Any, list[Canvas]]:
-    """The likelihood of rows with these keys, and every canvas that was read for it."""
+    """The likelihood of rows with these keys, and the rows of each draw that were read for it."""
     seen: list[Canvas] = []
 
     def predict(canvas: Canvas) -> Any:
-        seen.append(canvas)
+        seen.extend(canvas.take(some) for some in torch.arange(canvas.n_rows).split(clean.n_rows))
         return model.predict(canvas)
 
     with torch.inference_mode():
@@ -146,6 +147,23 @@ def test_a_row_of_one_token_is_told_without_error_by_one_pass() -> None:
     found, seen = spied(model, clean_canvas([[4]]), 3, [0])
     assert found.log_prob.item() == pytest.approx(hidden_costs(model, [4], (True,))[0], abs=1e-12)
     assert (found.std_error.item(), len(seen)) == (0, 1)
+
+
+def test_draws_share_passes_as_far_as_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, clean = tiny_model("masked_diffusion"), clean_canvas([[1, 2, 3, 4, 5], [5, 4, 3]])
+    together, seen = spied(model, clean, 8, [0, 1])
+    assert len(seen) == 8
+    passes: list[int] = []
+    monkeypatch.setattr(
+        model, "predict", lambda canvas: passes.append(canvas.n_rows) or type(model).predict(model, canvas)
+    )
+    for room, rows in ((1, 2), (3 * clean.n_elements, 6)):
+        passes.clear()
+        monkeypatch.setattr(orders, "CHUNK", room)
+        apart, _ = spied(model, clean, 8, [0, 1])
+        assert apart.log_prob.tolist() == pytest.approx(together.log_prob.tolist(), abs=1e-9)
+        assert max(passes) == rows
+        assert sum(passes) == 16
 
 
 def test_a_method_it_does_not_have_is_refused() -> None:

@@ -12,10 +12,15 @@ from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
 from unmask.objectives import orders
 from unmask.objectives.objective import Likelihood, Predict
+from unmask.objectives.words import Head
+
+LOGITS = 2**27  # of one pass, at most: tokens times words
 
 
 class Masked(Protocol):
     """A family that hides each missing token behind a sign of its own."""
+
+    head: Head
 
     def corrupt(self, clean: Canvas, hidden: Hidden, noise: Noise) -> tuple[Canvas, Any]:
         """The canvas with its signs, and targets whose `word [R]` is what they hide, in order."""
@@ -50,17 +55,24 @@ def likelihood(
     rows, length = clean.rows, clean.sum_rows(hidden.long())
     n_draws = max(2, n_draws) if bool((length > 1).any()) else 1  # one token has one set
     count = counts(noise.rows("count"), length, n_draws)
-    values = []
-    for number in range(n_draws):
-        rank = orders.ranks(noise.elements(clean, f"set {number}"), rows, hidden)
-        mask = hidden & (rank < count[number][rows])
-        weight = length / count[number]
-        canvas, targets = family.corrupt(clean, Hidden(mask, weight, length.double(), length > 0), noise)
+    values, each = [], torch.arange(clean.n_rows, device=rows.device)
+    for some in torch.arange(n_draws).split(max(1, _room(family) // max(1, clean.n_elements))):  # draws in one pass
+        ranks = [orders.ranks(noise.elements(clean, f"set {number}"), rows, hidden) for number in some.tolist()]
+        mask = torch.cat([hidden & (rank < count[number][rows]) for number, rank in zip(some, ranks, strict=True)])
+        copies, weight = clean.take(each.repeat(len(some))), (length / count[some]).flatten()
+        total = length.double().repeat(len(some))
+        canvas, targets = family.corrupt(copies, Hidden(mask, weight, total, total > 0), noise)
         costs = predict(canvas).words().gather(1, targets.word[:, None]).squeeze(1).double()
-        values.append(weight * clean.sum_rows(costs.new_zeros(clean.n_elements).masked_scatter(mask, costs)))
-    drawn = torch.stack(values)
+        sums = copies.sum_rows(costs.new_zeros(copies.n_elements).masked_scatter(mask, costs))
+        values.append((weight * sums).view(len(some), -1))
+    drawn = torch.cat(values)
     error = drawn.gather(0, count.argsort(0)).diff(dim=0).square().sum(0) / max(1, 2 * n_draws * (n_draws - 1))
     return Likelihood(drawn.mean(0), error.sqrt(), "bound", "bound", given="length")
+
+
+def _room(family: Masked) -> int:
+    """How many elements go through the model together."""
+    return min(orders.CHUNK, LOGITS // family.head.words.barred.numel())
 
 
 def counts(uniform: Tensor, length: Tensor, n_draws: int) -> Tensor:
