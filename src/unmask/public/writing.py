@@ -12,7 +12,7 @@ from unmask.tensors import CARD, CONFIG, promoted, write_tensors, write_text
 from unmask.tokenizer import Tokenizer
 
 WRITTEN = {"left_to_right": "llama", "masked_diffusion": "llada"}  # a family, and whose layout it goes out in
-ENDS = {  # what a config says of the signs, by layout
+ENDS: dict[str, dict[str, str | None]] = {  # what a config says of the signs, by layout
     "llama": dict.fromkeys(("bos_token_id", "eos_token_id")),
     "llada": {"mask_token_id": "mask", "eos_token_id": "end", "pad_token_id": "end"},
 }
