@@ -35,7 +35,7 @@ def convert(
         raise used_wrongly(f"{target} is already there · nothing is written over · name another folder, or move it")
     from unmask.adapter import is_adapter
     from unmask.bases import place_of
-    from unmask.folder import read_model, stored_dtype, write_model
+    from unmask.folder import open_whole, write_model
     from unmask.public import card_of, write_public
     from unmask.tensors import made_whole
 
@@ -44,7 +44,8 @@ def convert(
         raise ValueError(
             f"{source} is an adapter · alone it is no model · run: unmask merge {source} {target} --to {to}"
         )
-    model, tokenizer = read_model(place, stored_dtype(place))
+    on_disk = open_whole(place)
+    model, tokenizer = on_disk.read(on_disk.dtype)
     card = card_of(place)
     with made_whole(target) as folder:
         if to is House.transformers:
