@@ -29,7 +29,8 @@ def convert(
     """Write a model in another layout.
 
     A public Llama or LLaDA folder, or a GGUF file, becomes a model of ours, or a folder in its makers' layout; a
-    left-to-right or masked diffusion model of ours goes out. Weights stay as they are; quantised ones of GGUF become bfloat16.
+    left-to-right or masked diffusion model of ours goes out. Weights stay as they are; quantised ones of GGUF become
+    bfloat16.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise used_wrongly(f"{target} is already there · nothing is written over · name another folder, or move it")
