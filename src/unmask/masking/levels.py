@@ -20,9 +20,9 @@ class Levels:
     """How a level in (0, 1) is drawn of each row.
 
     `draw`: `uniform`, each row for itself; `stratified`, one in each even part of (0, 1) over the rows of a step
-        (Sahoo et al. 2024, section 3.5; Ou et al. 2024, appendix); `antithetic`, t and 1 - t by pairs of rows.
-    `clip`: the range of levels (Arriola et al. 2025, section 5.3). What lies outside is never seen, so that the loss is
-        no bound.
+        (Sahoo et al. 2024, MDLM; Ou et al. 2024, RADD); `antithetic`, t and 1 - t by pairs of rows.
+    `clip`: the range of levels (Arriola et al. 2025, BD3-LM). What lies outside is never seen, so that the loss is no
+        bound.
     `bell`: a and b of a beta density, which is drawn from by a table of even cells. With `importance` the losses are
         weighed by the inverse of the density, and a tenth of the levels is uniform: the mean is that of uniform
         levels. Without it levels count as often as they come.
