@@ -132,7 +132,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
         given = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         hint = f"has no {CONFIG}" if folder.exists() else "is not there"
-        raise ValueError(f"{folder} {hint} · a model is a folder with one, or a GGUF file · check the path") from None
+        raise ValueError(
+            f"{folder} {hint} · a model is a folder with a {CONFIG}, a GGUF file, or a base by name (unmask pull) · "
+            "check the path"
+        ) from None
     except NotADirectoryError:
         raise ValueError(f"{folder} is no model · it is a file, but not a GGUF file · check the path") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as fault:
