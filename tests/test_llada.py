@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -139,6 +140,21 @@ def test_a_mask_of_another_name_and_number(tmp_path):
         assert its.fingerprint == tokenizer.fingerprint and its.vocab_size == SIZE
     read_model(folder_of(tmp_path / "plain"))[1].save(ours)
     assert Tokenizer.load(ours).signs["mask"] == MASK  # nothing of the other is left there
+
+
+def test_what_begins_a_text(tmp_path):
+    def start(made=None, told=None, **settings):
+        folder = folder_of(tmp_path / "in", made=made, **settings)
+        (folder / "tokenizer_config.json").write_text(told or "{}")
+        return read_tokenizer(folder).signs["start"]
+
+    assert start(told='{"bos_token": {"content": "<|eot_id|>"}}') == TURN  # as its tokenizer says
+    assert start(bos_token_id=7) == START  # else by its name
+    nameless = tokenizers.Tokenizer.from_str(vocabulary().to_str().replace("<|startoftext|>", "<|x|>"))
+    assert start(nameless, bos_token_id=7) == 7
+    assert start(nameless) == END  # texts follow one another
+    with pytest.raises(ValueError, match="tokenizer_config.json is not JSON"):
+        start(told="{")
 
 
 def test_a_vocabulary_without_room_for_signs(tmp_path):

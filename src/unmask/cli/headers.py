@@ -59,14 +59,21 @@ def of_folder(folder: Path) -> dict[str, Stored]:
 
 
 def of_hub(name: str) -> dict[str, Stored]:
-    """The headers of a model on the Hub, which are all that is fetched; none where it has no such files."""
+    """The headers of a model on the Hub, which are all that is fetched; none where it has no such files.
+
+    Raises:
+        ValueError: when the Hub cannot be reached.
+    """
     from huggingface_hub import get_safetensors_metadata
-    from huggingface_hub.errors import NotASafetensorsRepoError
+    from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, OfflineModeIsEnabled
 
     try:
         files = get_safetensors_metadata(name).files_metadata.values()
     except NotASafetensorsRepoError:
         return {}
+    except (HfHubHTTPError, OfflineModeIsEnabled) as fault:
+        why = str(fault).partition("\n")[0] or type(fault).__name__
+        raise ValueError(f"the weights of {name} cannot be looked at · {why} · look at the network") from fault
     return {key: Stored(one.dtype, tuple(one.shape)) for file in files for key, one in file.tensors.items()}
 
 
