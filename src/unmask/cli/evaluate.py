@@ -43,8 +43,9 @@ def evaluate(
     """Measure a model at a task.
 
     blanks: exact fills of blanks in held-out text, beside what counting words reaches, and choices of one word in ten.
-    facts: the objects of facts in a JSON file of ParaRel's form, filled and chosen. prompts: fills of fifteen everyday
-    sentences, for a person to judge.
+    facts: the objects of facts in a JSON file of ParaRel's form, filled and chosen. questions: the right one of given
+    answers, of JSON lines with text, choices and answer. prompts: fills of fifteen everyday sentences, for a person to
+    judge.
     """
     if task not in TASKS:
         raise used_wrongly(f"no task {task!r} · it is not in the table · tasks: {', '.join(TASKS)}")
@@ -52,7 +53,9 @@ def evaluate(
     if needs and not text:
         raise used_wrongly(f"{task} without --text · it needs text the model has not seen · add --text FILE")
     if ask is not None and not TASKS[task].asks:
-        raise used_wrongly(f"{task} with --ask · its texts have several holes · ask in words with another task")
+        raise used_wrongly(
+            f"{task} with --ask · its texts are not asked in words · use another task, or leave out --ask"
+        )
     if ask is not None and "{text}" not in ask:
         raise used_wrongly("--ask has no place for the text · it is where {text} stands · write {text} in it")
     for path in [*(text or []), *(counts or [])]:

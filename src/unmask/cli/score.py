@@ -27,13 +27,17 @@ def score(
     method: Annotated[
         str | None, typer.Option("--method", help=f"The estimator: {', '.join(choices.METHODS)}.")
     ] = None,
+    policy: Annotated[str | None, typer.Option("--policy", help="With duel: which policy writes the text.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="With duel: in how many forward passes.", show_default="one a token")
+    ] = None,
 ) -> None:
     """Say how likely a text is.
 
     Log-probabilities in nats: exact, a bound, or an estimate, each in a column of its own.
     """
-    waiting, how = origin.read(), options.given(method=method)
-    inputs.agree(lambda: choices.check_method(method))
+    waiting, how = origin.read(), options.given(method=method, policy=policy, steps=steps)
+    inputs.agree(lambda: choices.check_method(method, policy, steps))
     import unmask
 
     lm = unmask.load(model)

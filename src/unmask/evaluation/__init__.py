@@ -41,5 +41,6 @@ class Task:
 TASKS = {
     "blanks": Task("unmask.evaluation.blanks", needs_text=True),
     "facts": Task("unmask.evaluation.facts", needs_text=True),
+    "questions": Task("unmask.evaluation.questions", needs_text=True, asks=False),
     "prompts": Task("unmask.evaluation.prompts", needs_text=False, asks=False),
 }
