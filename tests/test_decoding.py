@@ -278,7 +278,10 @@ def test_policies_choose_by_row() -> None:
     proposal = proposal_of([3.0, 1.0, 2.0, 0.5, 0.05], [0, 0, 0, 1, 1])
     noise = Noise(0, torch.arange(2))
     picks = {
-        name: policy.choose(proposal, Progress(2), noise if name == "random" else None).nonzero().squeeze(1).tolist()
+        name: policy.choose(proposal, Progress(2, level=policy.level or 0.0), noise if name == "random" else None)
+        .nonzero()
+        .squeeze(1)
+        .tolist()
         for name, policy in POLICIES.items()
     }
     assert picks["confident"] == [1, 4]
@@ -372,6 +375,7 @@ class Backwards(MaskedDiffusion):
     """A toy family from outside the package: masks, the last first."""
 
     name = "backwards"
+    holes = frozenset({"mask"})
     paths = "one"
 
 
@@ -379,7 +383,7 @@ def test_a_family_from_outside_fills(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OBJECTIVES, "backwards", Backwards)
     (fill,) = toy.__wrapped__("backwards").fill("the [MASK] sat [MASK]", policy="rightmost", beam=4)
     assert (fill.kind, fill.status) == ("exact", "finished")
-    with pytest.raises(ValueError, match="blank_lm or left_to_right"):
+    with pytest.raises(ValueError, match="blank_lm or masked_diffusion or left_to_right"):
         toy.__wrapped__("backwards").fill("the ___ sat")
 
 

@@ -242,8 +242,11 @@ def test_what_is_said_without_torch_is_what_holds() -> None:
     from unmask.decoding.policies import POLICIES
     from unmask.objectives import OBJECTIVES
 
-    told = {name: (manner.deterministic, manner.several) for name, manner in choices.POLICIES.items()}
-    assert told == {name: (policy.deterministic, policy.several) for name, policy in POLICIES.items()}
+    said, real = (
+        {name: (policy.deterministic, policy.several, policy.level) for name, policy in table.items()}
+        for table in (choices.POLICIES, POLICIES)
+    )
+    assert said == real
     had: set[str] = set()
     for family in OBJECTIVES:
         for method in choices.METHODS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 import torch
 
@@ -14,10 +14,10 @@ from unmask.bases import located
 from unmask.canvas import Canvas, Role
 from unmask.decoding.answers import fills_of, history, some, write
 from unmask.decoding.infill import infill, run
+from unmask.decoding.masks import Masks
 from unmask.decoding.opening import Opened, open_all
-from unmask.decoding.policies import POLICIES
-from unmask.decoding.score import ORDERS, score
-from unmask.decoding.search import Search
+from unmask.decoding.score import Asked, score
+from unmask.decoding.search import Search, search_of
 from unmask.folder import CARD, write_model
 from unmask.holes import Blank, Mask, Sign
 from unmask.model import Model, fastest, quantise
@@ -28,7 +28,6 @@ from unmask.results import Step as Step
 from unmask.tokenizer import Reading, Tokenizer
 
 WEIGHTS = Path(__file__).parent / "weights"  # the default model
-BEAM = 8  # open rows, at least, unless told
 MAX_WORDS = 60  # of `generate`, unless told
 SAMPLE = (  # of plain text, which a model reads while it is rounded
     'When the train came in, a man with a small brown bag got out and asked the boy at the gate, "How far is it to the'
@@ -45,10 +44,12 @@ def load(name: str | Path | None = None, device: str | None = None, dtype: str =
 
     Args:
         name: Which; None: the default model that comes with the package. A base ("smollm2-135m") is pulled first:
-            `unmask pull` lists them. A folder may be ours, an adapter (its base must be there) or a public Llama.
+            `unmask pull` lists them. A folder may be ours, an adapter (its base must be there), a public Llama or
+            LLaDA.
         device: `"cpu"`, `"cuda"`, ...; None: a GPU where there is one.
         dtype: `"float32"`, `"bfloat16"`, `"float64"` or `"int8"` (on a CPU, to fill and score only); `"auto"`: int8
-            on a CPU that multiplies bytes (VNNI, AMX), where that is fastest; elsewhere as stored, float32 at least.
+            on a CPU that multiplies bytes (VNNI, AMX), where that is fastest; on a GPU bfloat16 where it is stored so;
+            elsewhere as stored, float32 at least.
 
     Raises:
         ValueError: when there is no such model, or it cannot be read.
@@ -87,15 +88,16 @@ class LanguageModel:
         if dtype == "int8" and not on_cpu:
             raise ValueError(f"int8 on {where} · it is for filling on a CPU · choose bfloat16, or device='cpu'")
         on_disk = open_model(folder)
-        if on_cpu and dtype in ("auto", "int8"):
-            stored = on_disk.dtype
-            if dtype == "auto" and stored != torch.float64:
-                dtype = fastest(on_disk.shape)
+        stored = on_disk.dtype
+        if dtype == "auto" and on_cpu and stored != torch.float64:
+            dtype = fastest(on_disk.shape)
+        elif dtype == "auto" and stored == torch.bfloat16:  # as it is stored: a GPU multiplies it as it is
+            dtype = "bfloat16"
         if dtype == "int8":  # read as it is stored: the wider whole is never there
             model, tokenizer = on_disk.read(torch.float32 if stored == torch.float64 else stored)
             model = quantise(model, _sample(model, tokenizer))
         else:
-            model, tokenizer = on_disk.read(None if dtype == "auto" else getattr(torch, dtype))
+            model, tokenizer = on_disk.read(None if dtype == "auto" else getattr(torch, dtype), where)
         lm = cls(model.to(where), tokenizer)
         lm.source = folder
         return lm
@@ -138,6 +140,7 @@ class LanguageModel:
         blank: str | None = None,
         marks: str | None = None,
         by_length: bool = False,
+        masks: Masks | None = None,
     ) -> list[Any]:
         """Fill the holes of a text: the `n` likeliest distinct fills, best first.
 
@@ -159,6 +162,7 @@ class LanguageModel:
             marks: `"leiden"` for epigraphers' signs.
             by_length: A list of fills for each number of words, 1 to 4, of the blanks without bounds; empty where none
                 of that length can be.
+            masks: How masks are written, by models that write tokens into masks: lengths, blocks, guidance, caches.
 
         Raises:
             ValueError: when the text cannot be read, or not filled by this model within its limits.
@@ -166,7 +170,7 @@ class LanguageModel:
         many = _are_many(text)
         texts: list[str | Pieces] = list(text) if many else [text]
         readings = [self.tokenizer.read(one, blank=blank, marks=marks) for one in texts]
-        search = _search(policy, n, beam, steps, temperature, top_p, top_k, seed, timeout)
+        search = search_of(policy, n, beam, steps, temperature, top_p, top_k, seed, timeout, masks)
         found: list[Any]
         if by_length:
             asked = [_of_length(reading, words) for reading in readings for words in LENGTHS]
@@ -178,39 +182,44 @@ class LanguageModel:
 
     def generate(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Reading | Sequence[str | Reading],
         max_words: int = MAX_WORDS,
         n: int = 1,
         *,
         policy: str | None = None,
+        steps: int | None = None,
         temperature: float = 0.0,
         top_p: float | None = None,
         top_k: int | None = None,
         beam: int | None = None,
         seed: int = 0,
         timeout: float | None = None,
+        masks: Masks | None = None,
     ) -> list[Any]:
         """Go on from a prompt, which stays as it is; a list of prompts gives a list of lists.
 
         Args:
-            prompt: Taken as it is; hole signs in it are text.
+            prompt: Taken as it is; hole signs in it are text. Or a row with a hole at its end, as `tokenizer/chat.py`
+                reads conversations.
             max_words: Most words that follow.
             n: How many texts.
-            policy: As in `fill`.
-            temperature: As in `fill`.
-            top_p: As in `fill`.
-            top_k: As in `fill`.
-            beam: As in `fill`; None: greedy, or as many rows as texts.
-            seed: As in `fill`.
-            timeout: As in `fill`.
+            policy: As in `fill`; so are the others.
+            steps: Most forward passes.
+            temperature: Above 0: drawn.
+            top_p: A share.
+            top_k: A number of words.
+            beam: None: greedy, or as many rows as texts.
+            seed: For all that is drawn.
+            timeout: Seconds.
+            masks: How masks are written.
 
         Raises:
             ValueError: when the prompt is too long, or the model cannot go on from it.
         """
-        many = not isinstance(prompt, str)
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        readings = [self.tokenizer.read([_spaced(one), Blank()]) for one in prompts]
-        search = _search(policy, n, beam, None, temperature, top_p, top_k, seed, timeout, rows=n)
+        many = not isinstance(prompt, str | Reading)
+        prompts = [prompt] if isinstance(prompt, str | Reading) else list(prompt)
+        readings = [self.tokenizer.read([_spaced(one), Blank()]) if isinstance(one, str) else one for one in prompts]
+        search = search_of(policy, n, beam, steps, temperature, top_p, top_k, seed, timeout, masks, rows=n)
         found = self._fill(readings, search, max_words)
         return found if many else found[0]
 
@@ -229,6 +238,7 @@ class LanguageModel:
         timeout: float | None = None,
         blank: str | None = None,
         marks: str | None = None,
+        masks: Masks | None = None,
     ) -> Iterator[Step]:
         """Every step of filling one text; `___` stands for what is still open. Arguments as in `fill`.
 
@@ -236,8 +246,8 @@ class LanguageModel:
         those that led to its answer, which is that of `fill`.
         """
         reading = self.tokenizer.read(text, blank=blank, marks=marks)
-        search = _search(policy, 1, beam, steps, temperature, top_p, top_k, seed, timeout)
-        opened = open_all(self.model, self.tokenizer, [reading], max_words)
+        search = search_of(policy, 1, beam, steps, temperature, top_p, top_k, seed, timeout, masks)
+        opened = open_all(self.model, self.tokenizer, [reading], max_words, search.masks)
         yield Step(self.tokenizer.write(reading.canvas, 0, reading, signs=True).text, (), (), 0)
         for moment in infill(self.model, opened.requests, opened.rules, opened.classes, search):
             if 0 in moment.finished:
@@ -252,33 +262,25 @@ class LanguageModel:
                 yield self._step(moment.open.canvas, reading, opened, moment.passes)
 
     @overload
-    def score(self, text: str, *, method: str | None = None, orders: int = ORDERS, seed: int = 0) -> Score: ...
+    def score(self, text: str, **how: Unpack[Asked]) -> Score: ...
     @overload
-    def score(
-        self, text: list[str] | tuple[str, ...], *, method: str | None = None, orders: int = ORDERS, seed: int = 0
-    ) -> list[Score]: ...
-    def score(
-        self,
-        text: str | list[str] | tuple[str, ...],
-        *,
-        method: str | None = None,
-        orders: int = ORDERS,
-        seed: int = 0,
-    ) -> Score | list[Score]:
+    def score(self, text: list[str] | tuple[str, ...], **how: Unpack[Asked]) -> list[Score]: ...
+    def score(self, text: str | list[str] | tuple[str, ...], **how: Unpack[Asked]) -> Score | list[Score]:
         """How likely a text is, taken as it is; a list of texts gives a list.
 
         Args:
             text: The text; hole signs in it are text.
-            method: One of the family's estimators; None: its best for the length.
-            orders: How many random orders, where the estimator draws some; two at least are drawn.
-            seed: For the draws.
+            how: `method`, one of the family's estimators, else its best for the length; `orders`, how many are drawn
+                where some are, two at least; `seed`, for the draws. `method="duel"` is how likely a policy that draws
+                no places is to write the text, exactly, for families that are told the length: by `policy` (else
+                `confident`), in so many `steps` (else one a token), with `masks` (blocks, guidance, caches).
 
         Raises:
             ValueError: for an empty text, one too long for the model, or a method it does not have.
         """
         texts = [text] if isinstance(text, str) else list(text)
         canvases = [self.tokenizer.read([one]).canvas for one in texts]
-        found = score(self.model, canvases, method=method, orders=orders, seed=seed)
+        found = score(self.model, canvases, **how)
         scores = [
             Score(one.log_prob, one.kind, one.given, one.std_error, one.tokens, len(words.split()))
             for one, words in zip(found, texts, strict=True)
@@ -292,7 +294,7 @@ class LanguageModel:
         if not readings:
             return []
         with torch.inference_mode():
-            opened = open_all(self.model, self.tokenizer, readings, max_words)
+            opened = open_all(self.model, self.tokenizer, readings, max_words, search.masks)
         answers = run(self.model, opened.requests, opened.rules, opened.classes, search)
         for i in range(0, len(answers), together):
             some([one for found in answers[i : i + together] for one in found])
@@ -335,29 +337,6 @@ def _find(name: str | Path | None) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as fault:
         why = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
         raise ValueError(f"{name} is no folder, and not to be had from the Hub · {why} · check the name") from fault
-
-
-def _search(
-    policy: str | None,
-    n: int,
-    beam: int | None,
-    steps: int | None,
-    temperature: float,
-    top_p: float | None,
-    top_k: int | None,
-    seed: int,
-    timeout: float | None,
-    rows: int | None = None,
-) -> Search:
-    """How to decode, with what was not said filled in; `rows`: what a beam is where nothing was said of it."""
-    name = policy or "confident"
-    rule = POLICIES.get(name)
-    drawn = temperature > 0 or (rule is not None and (rule.several or not rule.deterministic))
-    if beam is None:
-        beam = 1 if drawn or (steps is not None and n == 1) else rows or max(BEAM, 2 * n)
-    elif not drawn and beam > 0:
-        beam = max(beam, n)
-    return Search(name, n, beam, temperature, top_p, top_k, steps, seed, timeout)
 
 
 def _are_many(text: str | Sequence[Any]) -> bool:

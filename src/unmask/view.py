@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ class View:
     segment: Tensor | None = None  # [M] int64
     noise: Tensor | None = None  # [B] float, noise level t
     causal: bool = False  # `stage` is the index in the row, and no row has a parent
+    name: Tensor | None = None  # [M] int64, what was computed of an element of this name may stand for it
+    fresh: Tensor | None = None  # [M] bool, but not for these: they are computed in any case
 
     @property
     def n_rows(self) -> int:
@@ -44,6 +46,14 @@ class View:
     def full(self) -> bool:
         """Whether everyone in a row sees everyone in it, and nobody else."""
         return self.stage is None and self.transient is None and self.parent is None
+
+    def only(self, keep: Tensor) -> View:
+        """The view without the elements that are not in `keep [M]` bool; those that are read must be."""
+        place = keep.long().cumsum(0)
+        ends = torch.cat([place.new_zeros(1), place])[self.offsets]
+        columns = ("ids", "position", "stage", "transient", "segment", "name", "fresh")
+        cut = {name: column[keep] for name in columns if (column := getattr(self, name)) is not None}
+        return replace(self, offsets=ends, read=place[self.read] - 1, **cut)
 
     def to(self, device: torch.device | str) -> View:
         """The same view on another device."""

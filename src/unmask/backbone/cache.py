@@ -1,4 +1,9 @@
-"""Keys and values that are computed once: a cache for views in which nothing sees what comes after it."""
+"""Keys and values that are computed once, or once in a while.
+
+Where nothing sees what comes after it, an element's state depends on its row up to it alone, and a cache is exact.
+Where everyone sees everyone, a view names its elements and says which are computed anew: the others stand for what they
+were.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +23,12 @@ SPARE = 2  # times as much as was kept last may be held before it is time to for
 
 
 class Cache:
-    """What a causal backbone computed of each beginning of a row.
+    """What a backbone computed of elements that have a name.
 
-    The state of an element depends on the ids and positions up to it and on nothing else, so it is found by a hash of
-    these: rows that begin alike share their states, whether they are beams, samples or candidates of one text, and
-    joining or leaving a batch changes nothing. Two of 10,000 beginnings share a 64-bit hash with probability 3e-12.
+    In a causal view that is each beginning of a row: the state depends on the ids and positions up to an element and on
+    nothing else, so it is found by a hash of these: rows that begin alike share their states, whether they are beams,
+    samples or candidates of one text, and joining or leaving a batch changes nothing. Two of 10,000 beginnings share a
+    64-bit hash with probability 3e-12.
     """
 
     def __init__(self) -> None:
@@ -46,7 +52,7 @@ class Cache:
 
     def plan(self, view: View) -> Plan:
         """What of a view is known, and what must be computed; its elements get their slots."""
-        names = beginnings(view)
+        names = names_of(view)
         order, first = _first_of(names)
         if self.names.device != names.device:
             self.names, self.slots = self.names.to(names.device), self.slots.to(names.device)
@@ -55,15 +61,16 @@ class Cache:
         fresh = self._free(int((~known).sum()), names.device)
         slot = torch.empty_like(order)
         slot[known], slot[~known] = self.slots[at[known]], fresh
-        new = first[~known].sort()
+        stale = ~known if view.fresh is None else ~known | view.fresh[first]
+        new = first[stale].sort()
         self.names, turn = torch.cat([self.names, order[~known]]).sort()
         self.slots = torch.cat([self.slots, fresh])[turn]
-        self.n_computed += fresh.numel()
+        self.n_computed += new.values.numel()
         return Plan(self, view, slot[torch.searchsorted(order, names)], new.values)
 
-    def keep(self, view: View) -> None:
-        """Forget all that is not part of a view; its slots are used again."""
-        live = torch.isin(self.names, beginnings(view))
+    def keep(self, names: Tensor) -> None:
+        """Forget all but the elements of these `names`; their slots are used again."""
+        live = torch.isin(self.names, names)
         self.names, self.slots = self.names[live], self.slots[live]
         self.n_kept = self.n_held
 
@@ -142,7 +149,10 @@ class _Block:
         at = starts.repeat_interleave(self.shape[1])  # padded queries see the first element
         at[self.flat] = plan.new[self.queries]
         at = at.view(self.shape)
-        self.sees = column <= (at - starts[:, None])[..., None]  # [b, Q, L]; padding lies ahead of all
+        if view.causal:
+            self.sees = column <= (at - starts[:, None])[..., None]  # [b, Q, L]; padding lies ahead of all
+        else:
+            self.sees = (column < lengths[:, None])[:, None].expand(-1, self.shape[1], -1)
         self.masks: dict[int | None, Tensor | None] = {}
         self.position = view.position[at], view.position[grid]  # [b, Q] and [b, L]
 
@@ -170,6 +180,11 @@ class _Block:
                 sees = sees & ((mine[..., None] - theirs[:, None]).abs() <= window)
             self.masks[window] = None if bool(sees.all()) else sees.repeat(1, repeat, 1)[:, None]
         return self.masks[window]
+
+
+def names_of(view: View) -> Tensor:
+    """The name of each element, `[M]` int64: its own, or else its beginning."""
+    return beginnings(view) if view.name is None else view.name
 
 
 def beginnings(view: View) -> Tensor:

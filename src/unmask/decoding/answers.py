@@ -42,7 +42,7 @@ def fills_of(
     kind = kind_of(
         objective.paths,
         summed=opened.summed[number],
-        several=search.rule.several or search.steps is not None,
+        several=search.rule.several or search.steps is not None or search.masks.remask is not None,
         estimated=opened.estimated[number],
     )
     probs = candidate_probs(opened, number, found)
@@ -57,7 +57,7 @@ def fills_of(
             for i, ((start, end, text), cost) in enumerate(parts)
         ]
         sort = kind if one.complete else "estimate"  # of an unfinished text not all has been paid for
-        fills.append(Fill(written.text, one.score, sort, given_of(objective.holes), one.status, tuple(holes)))
+        fills.append(Fill(written.text, one.score, sort, given_of(objective.lengths), one.status, tuple(holes)))
     return fills
 
 

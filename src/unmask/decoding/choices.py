@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Protocol
 
-METHODS = ("exact", "bound", "jackknife")  # the estimators of scores; a family has some of them
+from unmask.decoding.masks import Masks
+
+METHODS = ("exact", "bound", "jackknife", "duel")  # the estimators of scores; a family has some of them
 MOST_SEED = 2**63 - 1
 
 
@@ -24,6 +27,11 @@ class Manner(Protocol):
         """Whether it may write several places of a row at once."""
         ...
 
+    @property
+    def level(self) -> float | None:
+        """Its own number; None: it has none."""
+        ...
+
 
 @dataclass(frozen=True)
 class Named:
@@ -31,18 +39,48 @@ class Named:
 
     deterministic: bool = True
     several: bool = False
+    level: float | None = None
 
 
 # The policies of `policies.py`, for those who may not wait for torch; the house test holds the two tables equal.
 POLICIES: dict[str, Named] = {
     "confident": Named(),
+    "low_confidence": Named(),
+    "margin": Named(),
     "location": Named(),
     "leftmost": Named(),
     "rightmost": Named(),
     "random": Named(deterministic=False),
     "parallel": Named(several=True),
-    "threshold": Named(several=True),
+    "threshold": Named(several=True, level=0.9),
+    "factor": Named(several=True, level=1.0),
+    "entropy_bound": Named(several=True, level=0.1),
 }
+
+
+def level_of(name: str) -> tuple[str, float | None]:
+    """The policy that `name` or `name:level` means, and the level where one is told.
+
+    Raises:
+        ValueError: when there is no such policy, or the level is no number above 0, or it takes none.
+    """
+    kind, colon, level = name.partition(":")
+    if kind not in POLICIES:
+        raise ValueError(f"no policy {kind!r} · policies: {', '.join(POLICIES)} · name one of them")
+    if not colon:
+        return kind, None
+    if POLICIES[kind].level is None:
+        able = ", ".join(other for other, manner in POLICIES.items() if manner.level is not None)
+        raise ValueError(f"policy {name!r} · {kind} has no level of its own · write {kind}, or take one of {able}")
+    try:
+        value = float(level)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ValueError(
+            f"policy {name!r} · {level!r} is no level · write a number, as in {kind}:{POLICIES[kind].level}"
+        )
+    return kind, value
 
 
 def check(
@@ -57,14 +95,14 @@ def check(
     steps: int | None = None,
     seed: int = 0,
     timeout: float | None = None,
+    masks: Masks | None = None,
 ) -> None:
     """See that a search can be made so; arguments as in `LanguageModel.fill`, policies by name.
 
     Raises:
         ValueError: when a name or number is not one that can be, or two of them do not go together.
     """
-    if policy not in policies:
-        raise ValueError(f"no policy {policy!r} · policies: {', '.join(policies)} · name one of them")
+    kind, _ = level_of(policy)
     least = {"n": (n, 1), "beam": (beam, 1), "steps": (steps, 1), "top_k": (top_k, 1), "temperature": (temperature, 0)}
     for name, (value, bound) in least.items():
         if value is not None and not bound <= value < float("inf"):
@@ -74,8 +112,9 @@ def check(
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout is {timeout} · it is a number of seconds above 0 · change it")
     check_seed(seed)
-    rule = policies[policy]
-    drawn = temperature > 0 or not rule.deterministic
+    rule = policies[kind]
+    masks = masks or Masks()
+    drawn = temperature > 0 or not rule.deterministic or masks.remask is not None
     if n > 1 and rule.several and not drawn:
         raise ValueError(
             f"n is {n} · the policy {policy!r} writes one text, whatever it could say instead"
@@ -86,16 +125,28 @@ def check(
             f"a beam of {beam} · it follows one edit at a time and draws nothing"
             " · leave out beam, or temperature and a policy that takes several places at once"
         )
+    if masks.remask is not None and steps is None:
+        raise ValueError("remask without steps · how much is taken back depends on how many there are · say steps=64")
+    if masks.one_row and ((beam or 1) > 1 or (n > 1 and not drawn)):
+        what = "a cache" if masks.cache else "guidance"
+        raise ValueError(
+            f"{what} beside several hypotheses · with it a text is one row that is written on and on"
+            " · ask for one fill with beam=1, or draw them"
+        )
 
 
-def check_method(method: str | None) -> None:
-    """See that some family has such an estimator.
+def check_method(method: str | None, policy: str | None = None, steps: int | None = None) -> None:
+    """See that some family has such an estimator, and that only DUEL is given a policy or a number of steps.
 
     Raises:
-        ValueError: when none has.
+        ValueError: when it is not so.
     """
     if method is not None and method not in METHODS:
         raise ValueError(f"no likelihood method {method!r} · methods: {', '.join(METHODS)} · name one of them")
+    if method == "duel":
+        check(POLICIES, policy=policy or "confident", steps=steps)
+    elif policy is not None or steps is not None:
+        raise ValueError("a policy or steps without method='duel' · no other method has them · add it, or leave them")
 
 
 def check_seed(seed: int) -> None:

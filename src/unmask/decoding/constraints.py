@@ -9,7 +9,8 @@ what is written comes after all that was.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,6 +70,13 @@ class Rules:
     joins_right: Tensor  # [Q, H] bool, its last with the word behind it
     forced: Tensor  # [Q, H, L] int64, tokens a hole must have, in order; -1 behind them
     n_forced: Tensor  # [Q, H] int64, how many, -1: not forced
+    told: Tensor  # [Q, H] bool, it has a sign for each of its tokens from the start
+    ends: bool = True  # where that is so, whether the family may write an end before them all
+
+    @property
+    def counted(self) -> Tensor:
+        """Holes whose words are counted, `[Q, H]` bool: two of their places at once could break a limit."""
+        return ~self.told | (self.min_words > 1) | (self.max_words < self.max_tokens)
 
     @classmethod
     def build(
@@ -77,6 +85,8 @@ class Rules:
         max_words: int | None,
         forced: Sequence[dict[int, list[int]]],
         room: Sequence[Sequence[int]],
+        lengths: Sequence[dict[int, int]] = (),
+        ends: bool = True,
     ) -> Rules:
         """Rules of `Q` starting rows.
 
@@ -85,33 +95,39 @@ class Rules:
             max_words: The limit of free blanks; None: 8.
             forced: Tokens told to some holes of each row, by hole.
             room: How many tokens each blank of each row may have at most.
+            lengths: How many signs some holes of each row have, by hole, where families are told.
+            ends: Whether such a family may end before them all.
         """
         width = max([1, *(len(row) for row in holes)])
         longest = max([1, *(len(tokens) for row in forced for tokens in row.values())])
         limits = torch.zeros(4, len(holes), width, dtype=torch.int64)
-        flags = torch.zeros(3, len(holes), width, dtype=torch.bool)
+        flags = torch.zeros(4, len(holes), width, dtype=torch.bool)
         told = torch.full((len(holes), width, longest), -1, dtype=torch.int64)
         n_forced = torch.full((len(holes), width), -1, dtype=torch.int64)
         for q, row in enumerate(holes):
             for h, hole in enumerate(row):
-                limits[:, q, h] = torch.tensor(_limits(hole, max_words, room[q][h]))
+                length = lengths[q].get(h) if lengths else None
+                limits[:, q, h] = torch.tensor(_limits(hole, max_words, room[q][h], length))
                 # A mask is whatever token stood there, a sign of punctuation too; a blank is words, and joins one.
                 joins = (False, False) if isinstance(hole.sign, Mask) else (hole.joins_left, hole.joins_right)
-                flags[:, q, h] = torch.tensor([hole.spaced, *joins])
+                flags[:, q, h] = torch.tensor([hole.spaced, *joins, length is not None])
                 if h in forced[q]:
                     tokens = forced[q][h]
                     n_forced[q, h] = len(tokens)
                     told[q, h, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
-        spaced, joins_left, joins_right = flags
-        free = limits[3].bool()
-        return cls(limits[0], limits[1], limits[2], free, spaced, joins_left, joins_right, told, n_forced)
+        spaced, joins_left, joins_right, by_length = flags
+        least, most, tokens, free = limits
+        return cls(
+            least, most, tokens, free.bool(), spaced, joins_left, joins_right, told, n_forced, by_length, ends
+        )  # fmt: skip
 
     def to(self, device: torch.device) -> Rules:
         """The same on another device."""
-        return Rules(**{name: value.to(device) for name, value in vars(self).items()})
+        moved: dict[str, Any] = {name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **moved)
 
 
-def _limits(hole: Hole, max_words: int | None, room: int) -> tuple[int, int, int, int]:
+def _limits(hole: Hole, max_words: int | None, room: int, length: int | None) -> tuple[int, int, int, int]:
     """Fewest and most words, most tokens, and whether the most is ours."""
     if isinstance(hole.sign, Mask):
         return 1, 1, 1, 0
@@ -121,6 +137,8 @@ def _limits(hole: Hole, max_words: int | None, room: int) -> tuple[int, int, int
             " · write ___ or ___{1,3} in its place"
         )
     fewest, most = hole.sign.words
+    if length is not None:
+        return fewest, min(length, most or length), length, 0
     if most is not None:
         return fewest, most, min(TOKENS_A_WORD * most + 4, room), 0
     most = max(fewest, MAX_WORDS if max_words is None else max_words)
@@ -221,6 +239,9 @@ def allowed(canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses) -
     tail_well = classes.ends_alnum[classes.of[tail.clamp(min=0)]] | ~joins_right
     enough = torch.where(n_tokens == 0, 0, count.n_words[pair]) >= rules.min_words[here]
     ends = (others == 0) & enough & ~hangs & (tail_well | (n_tokens == 0))  # [S]
+    if rules.told.any():  # the end may come early: whatever was to stand behind it goes
+        early = (element != count.leftmost[pair]) & (rules.min_words[here] <= 1) & ~joins_right
+        ends = torch.where(rules.told[here], early & rules.ends, ends)
     return _force(may, ends, n_tokens, rules, here, classes)
 
 
@@ -249,5 +270,5 @@ def hit_limit(canvas: Canvas, rules: Rules, classes: TokenClasses) -> Tensor:
     words, tokens = count.n_words.view(-1, n_holes), count.n_tokens.view(-1, n_holes)
     here = canvas.request
     full = (words >= rules.max_words[here]) & rules.free[here]
-    long = (tokens >= rules.max_tokens[here]) & (rules.max_tokens[here] > 1)
+    long = (tokens >= rules.max_tokens[here]) & (rules.max_tokens[here] > 1) & ~rules.told[here]
     return ((full | long) & (rules.n_forced[here] < 0)).any(1)

@@ -10,17 +10,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unmask.backbone.cache import Cache
 from unmask.canvas import Canvas, Role
 from unmask.decoding import beam
 from unmask.decoding.beam import Hypotheses
+from unmask.decoding.blocks import Blocks, check
 from unmask.decoding.constraints import Rules, TokenClasses, allowed, hit_limit
 from unmask.decoding.policies import Progress, best_sites, places
+from unmask.decoding.reading import Reader
+from unmask.decoding.remasking import masked_again, remasking_quota, taken_back
 from unmask.decoding.requests import Finished, Request, State
 from unmask.decoding.search import Search
 from unmask.model import Model
 from unmask.noise import Noise
-from unmask.objectives import Proposal, Shape
+from unmask.objectives import Proposal, Shape, Sites
 from unmask.results import Status
 
 CHUNK = 16_384  # elements a forward pass
@@ -68,7 +70,7 @@ class _Loop:
         self.waiting = list(range(len(requests)))
         self.open: Hypotheses | None = None
         self.passes = 0
-        self.cache = Cache()
+        self.reader = Reader(model, search.masks)
         self.deadline = None if search.timeout is None else time.monotonic() + search.timeout
         keys = [request.key for request in requests]
         self.price = torch.zeros(rules.min_words.shape[0], dtype=torch.float64, device=model.device)
@@ -132,6 +134,7 @@ class _Loop:
             samples = rows if request.apart else torch.zeros_like(rows)
         score, merged = request.score.to(device)[rows], request.merged.to(device)[rows]
         canvas = request.starts.take(rows)
+        check(canvas, self.search.masks.block, self.search.steps)
         group = number * MOST_SAMPLES + samples
         return self._without_closed(Hypotheses(canvas, score, merged, group, torch.zeros_like(rows)))
 
@@ -142,26 +145,38 @@ class _Loop:
 
     def _expand(self, rows: Hypotheses) -> Hypotheses:
         """Read rows once and write what the policy chooses: the best children of each group."""
-        objective, search = self.model.objective, self.search
-        sites = objective.sites(rows.canvas)
-        may = allowed(rows.canvas, sites, self.rules, self.classes)
-        draws = self.search.temperature > 0
-        n = 1 if search.sampling else self._width
-        full = may[:, -1, 0] & ~may[:, :-1][:, self.classes.spaced].flatten(1).any(1)
-        shape = Shape(self.classes.of, may, search.temperature, search.top_p, search.top_k, full, self.classes.breaks)
+        search, canvas = self.search, rows.canvas
+        sites = self.model.objective.sites(canvas)
+        blocks = Blocks.cut(canvas, sites, search.masks.block)
+        sites = sites.take(blocks.open)
         noise = self._noise(rows) if search.sampling else None
-        prediction = self.model.predict(rows.canvas, cache=self.cache)
-        proposal = objective.propose(prediction, rows.canvas, n, shape, noise if draws else None)
-        chosen = search.rule.choose(proposal, Progress(rows.n_rows, self._quota(rows, proposal)), noise)
+        proposal = self._propose(rows, sites, blocks, noise)
+        back = self._back(rows, noise)
+        progress = Progress(rows.n_rows, self._quota(rows, sites, blocks, back), search.rule.level or 0.0)
+        chosen = search.rule.choose(proposal, progress, noise)
         total, alive = self._totals(rows, proposal, chosen)
         if search.at_once:
-            chosen = self._one_a_hole(proposal, chosen & alive[proposal.sites.row])
+            chosen = self._one_a_hole(proposal, canvas, chosen & alive[sites.row])
             site = chosen.nonzero().squeeze(1)
-            return self._write(rows, proposal, site, proposal.score[site].argmax(1), forks=False)
+            written = self._write(rows, proposal, site, proposal.score[site].argmax(1), alive)
+            return written if back is None else masked_again(self.model, rows, written, back, self.passes + 1)
         self._look_ahead(rows, proposal, total)
         total = torch.where(alive[proposal.sites.row][:, None], total - self._due(rows, proposal), -torch.inf)
         site, pick = beam.grow(total, proposal, rows.group, self._width)
-        return self._write(rows, proposal, site, pick, forks=True)
+        return self._write(rows, proposal, site, pick)
+
+    def _propose(self, rows: Hypotheses, sites: Sites, blocks: Blocks, noise: Noise | None) -> Proposal:
+        """What the model would write at the sites, within the rules."""
+        search, canvas = self.search, rows.canvas
+        may = allowed(canvas, sites, self.rules, self.classes)
+        full = may[:, -1, 0] & ~may[:, :-1][:, self.classes.spaced].flatten(1).any(1)
+        prediction, against = self.reader.read(rows, sites, blocks, self.passes)
+        shape = Shape(
+            self.classes.of, may, search.temperature, search.top_p, search.top_k, against, search.masks.guidance,
+            search.masks.ending == "late", full, self.classes.breaks,
+        )  # fmt: skip
+        n = 1 if search.sampling else self._width
+        return self.model.objective.propose(prediction, canvas, n, shape, noise if search.temperature > 0 else None)
 
     def _look_ahead(self, rows: Hypotheses, proposal: Proposal, total: Tensor) -> None:
         """At the first step of a start: what closing one place costs at best, over its places on average.
@@ -186,12 +201,13 @@ class _Loop:
         more = proposal.left.long() + proposal.right.long() - 1
         return self.price[rows.canvas.request[row]][:, None] * (n_signs(rows.canvas)[row][:, None] + more)
 
-    def _one_a_hole(self, proposal: Proposal, chosen: Tensor) -> Tensor:
-        """Of the chosen sites the surest of each hole: two at once could together break its limits."""
-        n_holes = self.rules.min_words.shape[1]
-        pair = proposal.sites.row * n_holes + proposal.sites.hole
+    def _one_a_hole(self, proposal: Proposal, canvas: Canvas, chosen: Tensor) -> Tensor:
+        """Of the chosen sites the surest of each hole whose words count: two could together break its limits."""
+        n_holes, sites = self.rules.min_words.shape[1], proposal.sites
+        pair = sites.row * n_holes + sites.hole
         value = torch.where(chosen, proposal.confidence, -torch.inf)
-        return chosen & best_sites(value, pair, int(pair.max()) + 1 if pair.numel() else 0)
+        counted = self.rules.counted[canvas.request[sites.row], sites.hole]
+        return chosen & (~counted | best_sites(value, pair, int(pair.max()) + 1 if pair.numel() else 0))
 
     def _totals(self, rows: Hypotheses, proposal: Proposal, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """What each alternative would come to `[S, A]`, and which rows have no dead end `[B]`."""
@@ -205,13 +221,15 @@ class _Loop:
         alive[row[dead]] = False
         return torch.where(open_ways, total, -torch.inf), alive
 
-    def _write(self, rows: Hypotheses, proposal: Proposal, site: Tensor, pick: Tensor, forks: bool) -> Hypotheses:
-        """Make the chosen edits: each in a child of its own, or all of a row in one."""
+    def _write(
+        self, rows: Hypotheses, proposal: Proposal, site: Tensor, pick: Tensor, alive: Tensor | None = None
+    ) -> Hypotheses:
+        """Make the chosen edits: each in a child of its own, or all of a row in one, of the rows `alive [B]`."""
         parent = proposal.sites.row[site]
-        if forks:
+        if alive is None:
             child = torch.arange(site.numel(), device=site.device)
         else:
-            parent, child = parent.unique_consecutive(return_inverse=True)
+            child, parent = (alive.long().cumsum(0) - 1)[parent], alive.nonzero().squeeze(1)
         children = rows.take(parent)
         cost = proposal.log_prob[site, pick].double()
         if self.search.rule.charges_place:
@@ -220,8 +238,19 @@ class _Loop:
         every = torch.arange(site.numel(), device=site.device)
         edits = self.model.objective.edits(chosen, children.canvas, every, torch.zeros_like(every), self.passes + 1)
         score = children.score.index_add(0, child, cost)
-        age = children.age + 1
-        return replace(children, canvas=children.canvas.apply(edits), score=score, age=age)
+        canvas = children.canvas.apply(edits)
+        if canvas.n_elements < children.canvas.n_elements:  # what went away is not paid for
+            paid = chosen.log_prob[:, 0].float().double()
+            kept = canvas.row_log_prob - children.canvas.row_log_prob.index_add(0, child, paid)
+            score = score + torch.where(canvas.lengths < children.canvas.lengths, kept, 0.0)
+        return replace(children, canvas=canvas, score=score, age=children.age + 1)
+
+    def _back(self, rows: Hypotheses, noise: Noise | None) -> Tensor | None:
+        """The written elements that become masks again in this step, `[T]`; None: nothing ever does."""
+        remask, steps = self.search.masks.remask, self.search.steps
+        if remask is None or steps is None or noise is None:
+            return None
+        return taken_back(rows.canvas, rows.age, steps, remask, noise)
 
     def _noise(self, rows: Hypotheses) -> Noise:
         """Keyed by the request's own name, the sample and the row's age: company changes nothing.
@@ -231,13 +260,14 @@ class _Loop:
         number, sample = rows.group // MOST_SAMPLES, rows.group % MOST_SAMPLES
         return Noise(self.search.seed, self.keys[number] + sample * 1_000_003 + rows.age * 7_368_787)
 
-    def _quota(self, rows: Hypotheses, proposal: Proposal) -> Tensor | None:
+    def _quota(self, rows: Hypotheses, sites: Sites, blocks: Blocks, back: Tensor | None) -> Tensor | None:
         """How many sites a row takes now so that what is open now is closed by the last step."""
-        if self.search.steps is None or self.search.beam > 1:
+        steps, remask = self.search.steps, self.search.masks.remask
+        if steps is None or self.search.beam > 1:
             return None
-        n_open = torch.bincount(proposal.sites.row, minlength=rows.n_rows)
-        left = (self.search.steps - rows.age).clamp(min=1)
-        return (n_open + left - 1) // left
+        if back is not None and remask is not None:
+            return remasking_quota(rows.canvas, back, rows.age, steps, remask)
+        return blocks.quota(sites, rows.age, steps)
 
     def _set_aside(self, rows: Hypotheses, status: Status) -> None:
         """Keep finished rows; those from one start that say the same are one answer.
@@ -297,8 +327,7 @@ class _Loop:
         fresh = [self._start(i, self._missing(i)) for i in again]
         parts = ([grown] if grown.n_rows else []) + fresh
         self.open = beam.join(parts) if parts else None
-        if self.open is not None and self.cache.full:
-            self.cache.keep(self.model.objective.view(self.open.canvas))
+        self.reader.forget(None if self.open is None else self.open.canvas)
         return Moment(self.open, ended, self.passes)
 
     def _without_beaten(self, rows: Hypotheses) -> Hypotheses:

@@ -22,6 +22,6 @@ def kind_of(paths: str, *, summed: bool = False, several: bool = False, estimate
     return "estimate" if several else "bound"
 
 
-def given_of(holes: frozenset[str]) -> str | None:
-    """What every number of a family takes as told: one that cannot hold a blank is told the lengths."""
-    return None if "blank" in holes else "length"
+def given_of(lengths: str) -> str | None:
+    """What every number of a family takes as told, by how it knows lengths (`Objective.lengths`)."""
+    return "length" if lengths == "told" else None

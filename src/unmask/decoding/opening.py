@@ -16,11 +16,13 @@ from unmask.decoding import emptiness
 from unmask.decoding.candidates import write_whole
 from unmask.decoding.constraints import Rules, TokenClasses
 from unmask.decoding.infill import CHUNK, chunks
+from unmask.decoding.lengths import Blanks, choose_lengths, length_bounds
+from unmask.decoding.masks import Masks
 from unmask.decoding.replay import Told, keep_of, replay, signs_for
 from unmask.decoding.requests import Request
 from unmask.holes import Blank, Hole, Mask
 from unmask.model import Model
-from unmask.objectives import OBJECTIVES
+from unmask.objectives import OBJECTIVES, told
 from unmask.tokenizer import Reading, Tokenizer
 
 MOST_STARTS = 4096  # combinations of candidates and empty fills of one text
@@ -48,7 +50,13 @@ class Opened:
     estimated: list[bool]  # of each request: an empty fill's likelihood was inferred
 
 
-def open_all(model: Model, tokenizer: Tokenizer, readings: Sequence[Reading], max_words: int | None = None) -> Opened:
+def open_all(
+    model: Model,
+    tokenizer: Tokenizer,
+    readings: Sequence[Reading],
+    max_words: int | None = None,
+    masks: Masks = Masks(),  # noqa: B008
+) -> Opened:
     """Everything before the first step.
 
     Raises:
@@ -59,7 +67,8 @@ def open_all(model: Model, tokenizer: Tokenizer, readings: Sequence[Reading], ma
     device = model.device
     plans = [_starts(model, tokenizer, reading) for reading in readings]
     counts = [len(plan) for plan in plans]
-    rows = [_rows(model, reading, plan) for reading, plan in zip(readings, plans, strict=True)]
+    lengths = _lengths(model, readings, plans, masks, max_words)
+    rows = [_rows(model, *one) for one in zip(readings, plans, lengths, strict=True)]
     starts = [start for plan in plans for start in plan]
     canvas = concat([row.to(device) for row in rows]) if rows else Canvas.from_rows([])
     canvas = replace(canvas, request=torch.arange(canvas.n_rows, device=device))
@@ -69,7 +78,8 @@ def open_all(model: Model, tokenizer: Tokenizer, readings: Sequence[Reading], ma
     holes = [reading.holes for reading, n in zip(readings, counts, strict=True) for _ in range(n)]
     lost = [False] * len(starts)
     # Before anything is read: a text that is far too long would cost much only to be refused.
-    room = [_room(model, n, start, some) for n, start, some in zip(_taken(canvas, appends), starts, holes, strict=True)]
+    by_row = [known for known, n in zip(lengths, counts, strict=True) for _ in range(n)]
+    room = [_room(model, *one) for one in zip(_taken(canvas, appends), starts, holes, by_row, strict=True)]
     if not appends:
         score = score + _emptiness(model, canvas, starts, holes, counts)
         canvas = emptiness.without_holes(canvas, [start.empty for start in starts])
@@ -81,7 +91,8 @@ def open_all(model: Model, tokenizer: Tokenizer, readings: Sequence[Reading], ma
     elif any(whole := [_all_told(start, some) for start, some in zip(starts, holes, strict=True)]):
         canvas = _written(model, canvas, readings, plans, whole)
         score = canvas.row_log_prob
-    rules = Rules.build(holes, max_words, [start.forced for start in starts], room).to(device)
+    forced = [start.forced for start in starts]
+    rules = Rules.build(holes, max_words, forced, room, by_row, masks.ending != "never").to(device)
     classes = _classes(model, tokenizer, starts).to(device)
     requests, first = [], 0
     for reading, plan in zip(readings, plans, strict=True):
@@ -141,6 +152,13 @@ def kind_of_hole(hole: Hole) -> str:
 
 def _check(model: Model, hole: Hole) -> None:
     kind, objective = kind_of_hole(hole), model.objective
+    maybe = isinstance(hole.sign, Blank) and hole.sign.words[0] == 0 and kind == "blank"
+    if maybe and told(objective) is not None:
+        able = [name for name, family in OBJECTIVES.items() if kind in family.holes and family.lengths == "free"]
+        raise ValueError(
+            f"hole {hole.index} may be empty · a {objective.name} model is told how many tokens it has, and of none"
+            f" there is nothing to be sure of · ask for a word at least, ___{{1,3}}, or use a model of {' or '.join(able)}"
+        )
     if kind in objective.holes:
         return
     if kind == "lost":
@@ -194,16 +212,42 @@ def _candidate(tokenizer: Tokenizer, hole: Hole, text: str) -> list[int]:
     return ids
 
 
-def _rows(model: Model, reading: Reading, starts: Sequence[Start]) -> Canvas:
-    """A row for each start, in the family's dialect; one that is told lengths has a sign for each told token."""
-    holes: Sequence[Hole] = reading.holes
-    told_lengths = "blank" not in model.objective.holes
-    if not told_lengths:
-        opened = model.objective.open(reading.canvas, holes)
+def _rows(model: Model, reading: Reading, starts: Sequence[Start], lengths: dict[int, int]) -> Canvas:
+    """A row for each start, in the family's dialect; one that is told lengths has a sign for each token."""
+    if told(model.objective) is None:
+        opened = model.objective.open(reading.canvas, reading.holes)
         return opened.take(torch.zeros(len(starts), dtype=torch.int64))
-    holes = [replace(hole, sign=Mask()) if kind_of_hole(hole) == "candidates" else hole for hole in holes]
-    grown = [signs_for(reading.canvas, {h: len(ids) for h, ids in start.forced.items()}) for start in starts]
-    return model.objective.open(concat(grown), holes)
+    holes = [hole if isinstance(hole.sign, Mask) else replace(hole, sign=Mask()) for hole in reading.holes]
+    counts = [lengths | {h: len(ids) for h, ids in start.forced.items()} for start in starts]
+    return model.objective.open(concat([signs_for(reading.canvas, some) for some in counts]), holes)
+
+
+def _lengths(
+    model: Model,
+    readings: Sequence[Reading],
+    plans: Sequence[Sequence[Start]],
+    masks: Masks,
+    max_words: int | None,
+) -> list[dict[int, int]]:
+    """How many tokens each blank of each text has, where the family is told that."""
+    family = told(model.objective)
+    if family is None:
+        return [{} for _ in readings]
+    asked = [_measured(model, reading, plan) for reading, plan in zip(readings, plans, strict=True)]
+    return choose_lengths(model, family, asked, masks, max_words)
+
+
+def _measured(model: Model, reading: Reading, plan: Sequence[Start]) -> Blanks:
+    """What is to be known of the blanks of a text before their lengths can be chosen."""
+    longest = max(sum(len(ids) for ids in start.forced.values()) for start in plan)
+    blanks = [hole for hole in reading.holes if kind_of_hole(hole) == "blank"]
+    n_signs = len(reading.holes)
+    others = reading.canvas.n_elements - n_signs + longest + sum(isinstance(h.sign, Mask) for h in reading.holes)
+    fewest = {hole.index: max(1, hole.sign.words[0]) for hole in blanks if isinstance(hole.sign, Blank)}
+    each = _left(model, others + sum(fewest.values())) // max(1, len(blanks))
+    limits = {hole.index: length_bounds(hole, fewest[hole.index] + each) for hole in blanks}
+    least, most = ({h: pair[i] for h, pair in limits.items()} for i in (0, 1))
+    return Blanks(reading.canvas, reading.holes, least, most)
 
 
 def _appends(model: Model, canvas: Canvas) -> bool:
@@ -213,7 +257,7 @@ def _appends(model: Model, canvas: Canvas) -> bool:
 
 
 def _appends_at_all(model: Model, reading: Reading) -> bool:
-    if "blank" not in model.objective.holes or not reading.holes:
+    if told(model.objective) is not None or not reading.holes:
         return False
     return _appends(model, model.objective.open(reading.canvas, reading.holes))
 
@@ -257,20 +301,25 @@ def _taken(canvas: Canvas, appends: bool) -> list[int]:
     return taken
 
 
-def _room(model: Model, taken: int, start: Start, holes: Sequence[Hole]) -> list[int]:
+def _room(model: Model, taken: int, start: Start, holes: Sequence[Hole], lengths: dict[int, int]) -> list[int]:
     """How many tokens each hole of a row may have so that the row stays within the model's context.
 
-    A token for each word that a blank must have, and an equal share of what is left.
+    A token for each word that a blank must have, and an equal share of what is left; or its length where that is told.
     """
-    most = model.config.backbone.max_length
     fewest = {hole.index: max(1, hole.sign.words[0]) for hole in holes if isinstance(hole.sign, Blank)}
-    fewest = {hole: n for hole, n in fewest.items() if hole not in start.empty and hole not in start.forced}
+    fewest = {h: lengths.get(h, n) for h, n in fewest.items() if h not in start.empty and h not in start.forced}
     told = sum(len(tokens) for tokens in start.forced.values()) + sum(isinstance(hole.sign, Mask) for hole in holes)
-    needed = taken + told + sum(fewest.values())
+    left = _left(model, taken + told + sum(fewest.values()))
+    share = 0 if lengths else left // max(len(fewest), 1)
+    return [fewest.get(hole.index, 0) + share for hole in holes]
+
+
+def _left(model: Model, needed: int) -> int:
+    """How many places are left of what the model reads at a time."""
+    most = model.config.backbone.max_length
     if most < needed:
         raise ValueError(f"the text needs {needed} places · the model reads {most} at a time · shorten it")
-    share = (most - needed) // max(len(fewest), 1)
-    return [fewest.get(hole.index, 0) + share for hole in holes]
+    return most - needed
 
 
 def _classes(model: Model, tokenizer: Tokenizer, starts: Sequence[Start]) -> TokenClasses:

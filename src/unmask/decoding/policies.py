@@ -1,21 +1,21 @@
 """Which of the proposed edits to make now: pure functions of statistics, progress and noise.
 
-A policy sees a proposal and answers which sites it takes, `[S]` bool. It never asks which family it serves.
+A policy sees a proposal and answers which sites it takes, `[S]` bool. It never asks which family it serves. Some have a
+number of their own, their level: `threshold:0.8`. What takes written tokens back is in `remasking.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from unmask.decoding.choices import level_of
 from unmask.noise import Noise
 from unmask.objectives import Proposal
 from unmask.objectives.words import segment_logsumexp
-
-THRESHOLD = 0.9  # probability of the best word at which `threshold` takes a site
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Progress:
 
     n_rows: int
     quota: Tensor | None = None  # [B] int64, how many sites a row should take now; None: one
+    level: float = 0.0  # the policy's own number
 
 
 Choose = Callable[[Proposal, Progress, Noise | None], Tensor]
@@ -38,6 +39,14 @@ class Policy:
     charges_place: bool  # the model's own log-probability of the site is part of a path's cost
     several: bool = False  # may take more than one site of a row at once: no beam
     all: bool = False  # offers every site, for a beam to choose from
+    level: float | None = None  # its own number, unless told; None: it has none
+
+
+def policy_named(name: str) -> Policy:
+    """The policy of that name, with the level that it names (`threshold:0.8`)."""
+    kind, level = level_of(name)
+    policy = POLICIES[kind]
+    return policy if level is None else replace(policy, level=level)
 
 
 def places(proposal: Proposal, n_rows: int) -> Tensor:
@@ -45,12 +54,20 @@ def places(proposal: Proposal, n_rows: int) -> Tensor:
     return proposal.place - segment_logsumexp(proposal.place, proposal.sites.row, n_rows)[proposal.sites.row]
 
 
-def best_sites(value: Tensor, row: Tensor, n_rows: int, quota: Tensor | None = None) -> Tensor:
-    """The sites with the highest `value [S]` in each row: one, or `quota [B]`; ties go to the first. `[S]` bool."""
+def ranked(value: Tensor, row: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
+    """Sites ordered by row and, within one, by `value [S]` from the highest; ties go to the first.
+
+    Returns the order `[S]` and the rank within its row of each site of that order `[S]`, from 0.
+    """
     by_value = value.argsort(descending=True, stable=True)
     order = by_value[row[by_value].argsort(stable=True)]
     per_row = torch.bincount(row, minlength=n_rows)
-    rank = torch.arange(row.numel(), device=row.device) - (per_row.cumsum(0) - per_row)[row[order]]
+    return order, torch.arange(row.numel(), device=row.device) - (per_row.cumsum(0) - per_row)[row[order]]
+
+
+def best_sites(value: Tensor, row: Tensor, n_rows: int, quota: Tensor | None = None) -> Tensor:
+    """The sites with the highest `value [S]` in each row: one, or `quota [B]`; ties go to the first. `[S]` bool."""
+    order, rank = ranked(value, row, n_rows)
     taken = torch.zeros_like(row, dtype=torch.bool)
     taken[order] = rank < (1 if quota is None else quota[row[order]])
     return taken
@@ -62,6 +79,21 @@ def confident(proposal: Proposal, progress: Progress, noise: Noise | None) -> Te
     Source: after Kim et al. 2025 ("Train for the worst, plan for the best"), who order by certainty.
     """
     return best_sites(-proposal.entropy, proposal.sites.row, progress.n_rows, progress.quota)
+
+
+def low_confidence(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tensor:
+    """The site whose chosen word is the likeliest, so that those of low confidence stay masked.
+
+    Source: Nie et al. 2025 (LLaDA), section 2.4: low-confidence remasking.
+    """
+    return best_sites(_chosen(proposal), proposal.sites.row, progress.n_rows, progress.quota)
+
+
+def margin(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tensor:
+    """The site whose best word leads the second by most, in probability. Source: Kim et al. 2025, section 4."""
+    lead = proposal.confidence.exp() - (proposal.confidence - proposal.margin).exp()
+    lead = torch.where(proposal.confidence > -torch.inf, lead, -torch.inf)
+    return best_sites(lead, proposal.sites.row, progress.n_rows, progress.quota)
 
 
 def location(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tensor:
@@ -97,12 +129,56 @@ def parallel(proposal: Proposal, progress: Progress, noise: Noise | None) -> Ten
 
 
 def threshold(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tensor:
-    """Every site whose best word has probability 0.9 or more, and the likeliest in any case.
+    """Every site whose chosen word has a probability of the level or more, and the likeliest in any case.
 
     Source: Wu et al. 2025 (Fast-dLLM), section 3.3.
     """
-    sure = proposal.confidence.exp() >= THRESHOLD
-    return sure | best_sites(proposal.confidence, proposal.sites.row, progress.n_rows, progress.quota)
+    chosen = _chosen(proposal)
+    sure = chosen.exp() >= progress.level
+    return sure | best_sites(chosen, proposal.sites.row, progress.n_rows, progress.quota)
+
+
+def factor(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tensor:
+    """The n likeliest sites of a row, the largest n with (n + 1)(1 - p_n) below the level; one at least.
+
+    Source: Wu et al. 2025 (Fast-dLLM), section 3.3: n words are then, about, as good together as one by one.
+    """
+    row, chosen = proposal.sites.row, _chosen(proposal)
+    order, rank = ranked(chosen, row, progress.n_rows)
+    holds = (rank + 2) * (1 - chosen[order].exp().double()) < progress.level
+    return _leading(order, rank, holds, row, progress)
+
+
+def entropy_bound(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tensor:
+    """The k most certain sites of a row, as many as keep H_1 + ... + H_k - max H within the level (nats).
+
+    Source: Ben-Hamu et al. 2025 (EB-Sampler), eq. 8: it bounds what writing them at once may lose.
+    """
+    row = proposal.sites.row
+    order, rank = ranked(-proposal.entropy, row, progress.n_rows)
+    entropy = proposal.entropy[order].double()
+    certain = entropy.isfinite()  # a site that is to wait has none
+    entropy = torch.where(certain, entropy, 0.0)
+    sums = entropy.cumsum(0) - entropy  # of those before it, in all rows
+    before = sums - sums[torch.arange(row.numel(), device=row.device) - rank]
+    return _leading(order, rank, certain & (before <= progress.level), row, progress)
+
+
+def _chosen(proposal: Proposal) -> Tensor:
+    """The unshaped log-probability of the word that each site would take, `[S]`; -inf where it is to wait."""
+    chosen = proposal.log_prob.gather(1, proposal.score.argmax(1, keepdim=True)).squeeze(1)
+    return torch.where(proposal.confidence > -torch.inf, chosen, -torch.inf)
+
+
+def _leading(order: Tensor, rank: Tensor, holds: Tensor, row: Tensor, progress: Progress) -> Tensor:
+    """Of sites in order, those up to the last of their row that `holds`, and its quota in any case."""
+    last = torch.full((progress.n_rows,), -1, device=row.device).scatter_reduce(
+        0, row[order], torch.where(holds, rank, -1), "amax"
+    )
+    least = torch.ones_like(last) if progress.quota is None else progress.quota
+    taken = torch.zeros_like(row, dtype=torch.bool)
+    taken[order] = rank < torch.maximum(last + 1, least)[row[order]]
+    return taken
 
 
 def _drawn(log_prob: Tensor, proposal: Proposal, progress: Progress, noise: Noise) -> Tensor:
@@ -111,15 +187,21 @@ def _drawn(log_prob: Tensor, proposal: Proposal, progress: Progress, noise: Nois
     per_row = torch.bincount(row, minlength=progress.n_rows)
     number = torch.arange(row.numel(), device=row.device) - (per_row.cumsum(0) - per_row)[row]
     uniform = noise.grid(row, number, 1, "place").squeeze(1)
-    return best_sites(log_prob - (-uniform.log()).log(), row, progress.n_rows, progress.quota)
+    value = log_prob - (-uniform.log()).log()
+    value = torch.where(proposal.confidence > -torch.inf, value, -torch.inf)
+    return best_sites(value, row, progress.n_rows, progress.quota)
 
 
 POLICIES: dict[str, Policy] = {
     "confident": Policy(confident, deterministic=True, charges_place=False),
+    "low_confidence": Policy(low_confidence, deterministic=True, charges_place=False),
+    "margin": Policy(margin, deterministic=True, charges_place=False),
     "location": Policy(location, deterministic=True, charges_place=True, all=True),
     "leftmost": Policy(leftmost, deterministic=True, charges_place=False),
     "rightmost": Policy(rightmost, deterministic=True, charges_place=False),
     "random": Policy(random, deterministic=False, charges_place=False),
     "parallel": Policy(parallel, deterministic=True, charges_place=False, several=True),
-    "threshold": Policy(threshold, deterministic=True, charges_place=False, several=True),
+    "threshold": Policy(threshold, deterministic=True, charges_place=False, several=True, level=0.9),
+    "factor": Policy(factor, deterministic=True, charges_place=False, several=True, level=1.0),
+    "entropy_bound": Policy(entropy_bound, deterministic=True, charges_place=False, several=True, level=0.1),
 }

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from unmask.decoding.choices import check
-from unmask.decoding.policies import POLICIES, Policy
+from unmask.decoding.masks import Masks
+from unmask.decoding.policies import POLICIES, Policy, policy_named
+
+BEAM = 8  # rows a text has at once, unless told
 
 
 @dataclass(frozen=True)
@@ -21,21 +25,49 @@ class Search:
     steps: int | None = None  # most forward passes a row
     seed: int = 0
     timeout: float | None = None  # seconds
+    masks: Masks = Masks()  # what is for families that are told lengths
 
     def __post_init__(self) -> None:
         check(POLICIES, **vars(self))
 
-    @property
+    @cached_property
     def rule(self) -> Policy:
         """The policy itself."""
-        return POLICIES[self.policy]
+        return policy_named(self.policy)
 
     @property
     def at_once(self) -> bool:
         """Whether all that the policy takes is written in one go; otherwise each alternative is a row of its own."""
-        return self.sampling or self.rule.several or (self.steps is not None and self.beam == 1 and not self.rule.all)
+        if self.sampling or self.rule.several:
+            return True
+        return self.beam == 1 and not self.rule.all and (self.steps is not None or self.masks.one_row)
 
     @property
     def sampling(self) -> bool:
         """Whether anything is drawn: each fill is a row of its own then."""
-        return self.temperature > 0 or not self.rule.deterministic
+        return self.temperature > 0 or not self.rule.deterministic or self.masks.remask is not None
+
+
+def search_of(
+    policy: str | None,
+    n: int,
+    beam: int | None,
+    steps: int | None,
+    temperature: float,
+    top_p: float | None,
+    top_k: int | None,
+    seed: int,
+    timeout: float | None,
+    masks: Masks | None,
+    rows: int | None = None,
+) -> Search:
+    """How to decode, with what was not said filled in; `rows`: what a beam is where nothing was said of it."""
+    name, masks = policy or "confident", masks or Masks()
+    rule = policy_named(name)
+    alone = rule.several or not rule.deterministic or masks.remask is not None or masks.one_row
+    drawn = temperature > 0 or alone
+    if beam is None:
+        beam = 1 if drawn or (steps is not None and n == 1) else rows or max(BEAM, 2 * n)
+    elif not drawn and beam > 0:
+        beam = max(beam, n)
+    return Search(name, n, beam, temperature, top_p, top_k, steps, seed, timeout, masks)

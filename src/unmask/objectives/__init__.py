@@ -11,7 +11,9 @@ from unmask.objectives.objective import Objective as Objective
 from unmask.objectives.objective import Proposal as Proposal
 from unmask.objectives.objective import Shape as Shape
 from unmask.objectives.objective import Sites as Sites
+from unmask.objectives.objective import Told as Told
 from unmask.objectives.objective import Vocabulary as Vocabulary
+from unmask.objectives.objective import told as told
 
 OBJECTIVES: dict[str, Any] = {
     "blank_lm": BlankLM,

@@ -108,6 +108,7 @@ class BlankLM:
     name: ClassVar[str] = "blank_lm"
     holes: ClassVar[frozenset[str]] = frozenset({"blank", "mask", "candidates"})
     paths: ClassVar[str] = "many"
+    lengths: ClassVar[str] = "free"
 
     def __init__(self, vocabulary: Vocabulary, width: int, embedding: nn.Embedding) -> None:
         """Make the family's head for a backbone of `width` whose output matrix is `embedding`."""

@@ -77,6 +77,7 @@ class LeftToRight:
     name: ClassVar[str] = "left_to_right"
     holes: ClassVar[frozenset[str]] = frozenset({"blank", "mask", "candidates"})
     paths: ClassVar[str] = "one"
+    lengths: ClassVar[str] = "free"
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unmask.canvas import Canvas, Edits, Role
-from unmask.holes import Hole, Mask
+from unmask.holes import Hole
 from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
 from unmask.objectives import masked_likelihood
@@ -32,10 +32,9 @@ class Targets:
 class Prediction:
     """What the model says of the `K` masks of a canvas."""
 
-    def __init__(self, head: Head, hidden: Tensor, canvas: Canvas) -> None:
-        """`hidden [K, D]`, in the order of the masks in the canvas."""
-        self.head, self.hidden = head, hidden
-        self.sites = open_signs(canvas)
+    def __init__(self, head: Head, hidden: Tensor, sites: Sites) -> None:
+        """`hidden [K, D]`, one row for each of the `sites`."""
+        self.head, self.hidden, self.sites = head, hidden, sites
 
     def words(self) -> Tensor:
         """Give log p(w | mask), `[K, V]`."""
@@ -47,27 +46,29 @@ class MaskedDiffusion:
 
     Corrupts: each hidden token becomes one mask.
     Predicts: p(w | mask) at every mask, all at once.
-    Fills: masks of exactly one token, and candidates (their length is told).
+    Fills: masks of exactly one token; candidates and blanks, once it is told or has found how many tokens they have.
     Loss: -(1/t) sum over masked i of log p(x_i | canvas), t ~ U(0, 1) (LLaDA, eq. 3), or the exact-count form
         -(L/l) sum ..., l ~ U{1..L} (LLaDA, eq. 14): the masking law's weights say which.
-    Policies that suit: `confident`, `parallel`.
+    Policies that suit: `low_confidence`, `margin`, `entropy_bound`, `threshold`.
     Relation to the others: Blank LM with blanks that neither merge nor split, told the length.
 
-    With `ends` the `end` sign, and the pads behind it where the vocabulary has them, are words: an answer may be
-    shorter than its masks (LLaDA, section 2.3; the pads: Rainbow Padding, Kim et al. 2025).
+    With `ends` the signs `end` and `turn`, and the pads behind them where there are such, are words: an answer may be
+    shorter than its masks (LLaDA, section 2.3; the pads: Rainbow Padding, Kim et al. 2025). What stands behind an end
+    goes as soon as all before it is written.
     """
 
     name: ClassVar[str] = "masked_diffusion"
-    holes: ClassVar[frozenset[str]] = frozenset({"mask", "candidates"})
+    holes: ClassVar[frozenset[str]] = frozenset({"mask", "candidates", "blank"})
     paths: ClassVar[str] = "many"
+    lengths: ClassVar[str] = "told"
 
     def __init__(self, vocabulary: Vocabulary, width: int, embedding: nn.Embedding, ends: bool = False) -> None:
         """Make the family's head."""
         self.mask = vocabulary.signs["mask"]
+        signs = vocabulary.signs.items() if ends else ()
+        self.ends = [number for name, number in signs if name in ("end", "turn") or name.startswith("pad")]
         special = vocabulary.special.clone()
-        if ends:
-            signs = vocabulary.signs.items()
-            special[[number for name, number in signs if name == "end" or name.startswith("pad")]] = False
+        special[self.ends] = False
         self.head = Head(embedding, special)
 
     def corrupt(self, clean: Canvas, hidden: Hidden, noise: Noise) -> tuple[Canvas, Targets]:
@@ -76,57 +77,79 @@ class MaskedDiffusion:
         targets = Targets(clean.ids[site], hidden.weight[clean.rows[site]], hidden.count.sum())
         return clean.apply(Edits.put(site, torch.full_like(site, self.mask), Role.SIGN)), targets
 
-    def view(self, canvas: Canvas, targets: Targets | None = None) -> View:
-        """The canvas as it stands; masks are read."""
-        return View(canvas.ids, canvas.offsets, canvas.index, (canvas.role == Role.SIGN).nonzero().squeeze(1))
+    def view(
+        self, canvas: Canvas, targets: Targets | None = None, *, sites: Sites | None = None, hide: Tensor | None = None
+    ) -> View:
+        """The canvas as it stands; masks are read, all or those of `sites`; what `hide [N]` says reads as masks."""
+        ids = canvas.ids if hide is None else canvas.ids.masked_fill(hide, self.mask)
+        read = (canvas.role == Role.SIGN).nonzero().squeeze(1) if sites is None else sites.element
+        return View(ids, canvas.offsets, canvas.index, read)
 
     def sites(self, canvas: Canvas) -> Sites:
         """Its masks."""
         return open_signs(canvas)
 
-    def predict(self, hidden: Tensor, canvas: Canvas) -> Prediction:
-        """Of every mask, from its hidden state."""
-        return Prediction(self.head, hidden, canvas)
+    def predict(self, hidden: Tensor, canvas: Canvas, *, sites: Sites | None = None) -> Prediction:
+        """Of every mask, or of those of `sites`, from its hidden state."""
+        return Prediction(self.head, hidden, open_signs(canvas) if sites is None else sites)
 
     def loss(self, prediction: Prediction, canvas: Canvas, targets: Targets) -> Loss:
         """Weighted cross-entropy at the masks."""
         return self.head.loss(prediction.hidden, targets.word, targets.weight, targets.count)
 
     def open(self, canvas: Canvas, holes: Sequence[Hole]) -> Canvas:
-        """Every hole is a mask; a blank of unknown length it cannot hold."""
-        for hole in holes:
-            if not isinstance(hole.sign, Mask):
-                raise ValueError(
-                    f"hole {hole.index} is a blank of unknown length · this model fills masks of one token each"
-                    " · write [MASK] for each token, give candidates, or use a model that fills blanks"
-                )
+        """Every sign is a mask: how many a hole has was settled before."""
         site = (canvas.role == Role.SIGN).nonzero().squeeze(1)
         return canvas.apply(Edits.put(site, torch.full_like(site, self.mask), Role.SIGN))
 
     def propose(
         self, prediction: Prediction, canvas: Canvas, n: int, shape: Shape, noise: Noise | None = None
     ) -> Proposal:
-        """The `n` best words at every mask."""
+        """The `n` best words at every mask that was read; `allowed` of no token is that of the ends."""
         words = prediction.words()
+        leaning = words if shape.against is None else _guided(words, shape.against.words(), shape.guidance)
         may = shape.allowed[:, :-1, 0].gather(1, shape.token_class.expand(words.shape[0], -1))
-        log_prob = words.masked_fill(~may, -math.inf)
-        picked, score = choose(log_prob, n, shape, noise, prediction.sites.row, canvas.index[prediction.sites.element])
+        may[:, self.ends] = shape.allowed[:, -1:, 0]
+        sites, barred = prediction.sites, ~may
+        picked, score = choose(
+            leaning.masked_fill(barred, -math.inf), n, shape, noise, sites.row, canvas.index[sites.element]
+        )
+        sure = certainty(leaning)
+        if shape.waits and self.ends:
+            late = torch.isin(picked[:, 0], picked.new_tensor(self.ends))
+            sure = {name: value.masked_fill(late, -math.inf) for name, value in sure.items()}
+            sure["entropy"] = sure["entropy"].masked_fill(late, math.inf)
         return Proposal(
-            sites=prediction.sites,
+            sites=sites,
             place=torch.zeros(words.shape[0], device=words.device),
             word=picked,
             left=torch.zeros_like(picked, dtype=torch.bool),
             right=torch.zeros_like(picked, dtype=torch.bool),
-            log_prob=log_prob.gather(1, picked),
+            log_prob=words.masked_fill(barred, -math.inf).gather(1, picked),
             score=score,
-            **certainty(words),
+            **sure,
         )
 
     def edits(self, proposal: Proposal, canvas: Canvas, site: Tensor, alternative: Tensor, step: int) -> Edits:
-        """The chosen word in the place of each chosen mask."""
+        """The chosen word in the place of each chosen mask; nothing in the place of what is behind a sure end."""
         word = proposal.word[site, alternative]
         cost = proposal.log_prob[site, alternative].float()
-        return Edits.put(proposal.sites.element[site], word, Role.TEXT, step, cost)
+        element = proposal.sites.element[site]
+        if not self.ends:
+            return Edits.put(element, word, Role.TEXT, step, cost)
+        closes = torch.isin(word, word.new_tensor(self.ends))
+        role = torch.where(closes, int(Role.SCAFFOLD), int(Role.TEXT))
+        after = canvas.role.index_copy(0, element, role)
+        gone = _behind_ends(canvas, after)
+        stays = ~gone[element]
+        dropped = gone.nonzero().squeeze(1)
+        place, order = torch.cat([element[stays], dropped]).sort()
+        counts = torch.cat([stays[stays].long(), torch.zeros_like(dropped)])[order]
+        return Edits.emit(place, counts, word[stays], role[stays], step, log_prob=cost[stays])
+
+    def take_back(self, canvas: Canvas, element: Tensor, step: int) -> Edits:
+        """A mask in the place of each written `element [T]`."""
+        return Edits.put(element, torch.full_like(element, self.mask), Role.SIGN, step)
 
     def likelihood(
         self,
@@ -143,3 +166,27 @@ class MaskedDiffusion:
     def restore(self, canvas: Canvas, targets: Targets) -> Canvas:
         """Each mask gives way to the token it hides."""
         return canvas.apply(Edits.put((canvas.role == Role.SIGN).nonzero().squeeze(1), targets.word, Role.TEXT))
+
+
+def _guided(words: Tensor, without: Tensor, weight: float) -> Tensor:
+    """Log-probabilities that lean towards what the context makes likelier, `[S, V]`.
+
+    Source: Nie et al. 2025 (LLaDA), appendix A.2: without + (1 + w)(with - without), in logits.
+    """
+    leaning = without + (1 + weight) * (words - without)
+    return torch.where(words > -math.inf, leaning, -math.inf).log_softmax(-1)
+
+
+def _behind_ends(canvas: Canvas, role: Tensor) -> Tensor:
+    """Which elements stand behind an end of their hole before which nothing is missing any more, `[N]` bool."""
+    mine = ((canvas.hole >= 0) & ~canvas.fixed).nonzero().squeeze(1)
+    n = canvas.n_elements
+    pair = canvas.rows[mine] * (int(canvas.hole.max()) + 1 if n else 1) + canvas.hole[mine]
+    size = int(pair.max()) + 1 if pair.numel() else 0
+    ends, missing = (
+        mine.new_full((size,), n).scatter_reduce(0, pair, torch.where(role[mine] == kind, mine, n), "amin")
+        for kind in (Role.SCAFFOLD, Role.SIGN)
+    )
+    gone = torch.zeros(n, dtype=torch.bool, device=mine.device)
+    gone[mine] = ((ends < missing)[pair]) & (mine > ends[pair])
+    return gone

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 from torch import Tensor, nn
 
@@ -52,6 +52,9 @@ class Shape:
     temperature: float = 0.0  # 0: the likeliest
     top_p: float | None = None
     top_k: int | None = None
+    against: Any = None  # what is predicted without the user's text: choices lean away from it, by `guidance`
+    guidance: float = 0.0
+    waits: bool = False  # the end of a text is written after all else
     full: Tensor | None = None  # [S] bool, it may end here and no further word may begin; none: nowhere
     breaks: Tensor | None = None  # [C] bool, tokens of the class end the line; none: no token does
 
@@ -63,6 +66,10 @@ class Sites:
     element: Tensor  # [S] int64, the element that would give way or be followed
     row: Tensor  # [S] int64
     hole: Tensor  # [S] int64, the user's hole it would write into
+
+    def take(self, which: Tensor) -> Sites:
+        """Some of them, by `which [S]` bool."""
+        return self if bool(which.all()) else Sites(self.element[which], self.row[which], self.hole[which])
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,7 @@ class Objective(Protocol):
     name: ClassVar[str]
     holes: ClassVar[frozenset[str]]  # the kinds it can fill: blank, mask, candidates
     paths: ClassVar[str]  # "one" or "many" ways to one text
+    lengths: ClassVar[str]  # "free": a fill grows as it is written; "told": a sign for each token stands there before
     head: nn.Module
 
     def corrupt(self, clean: Canvas, hidden: Hidden, noise: Noise) -> tuple[Canvas, Any]:
@@ -157,6 +165,31 @@ class Objective(Protocol):
     def restore(self, canvas: Canvas, targets: Any) -> Canvas:
         """Write the targets back: the inverse of `corrupt`."""
         ...
+
+
+class Told(Objective, Protocol):
+    """A family that is told lengths: it can be read at some sites alone, and write a sign again."""
+
+    ends: list[int]  # ids that end a text before its last sign; none: nothing does
+
+    def view(
+        self, canvas: Canvas, targets: Any = None, *, sites: Sites | None = None, hide: Tensor | None = None
+    ) -> View:
+        """What the backbone reads; hidden states of `sites`, elements of `hide [N]` bool seen as signs."""
+        ...
+
+    def predict(self, hidden: Tensor, canvas: Canvas, *, sites: Sites | None = None) -> Any:
+        """Of the sites that were read, from their hidden states `[S, D]`."""
+        ...
+
+    def take_back(self, canvas: Canvas, element: Tensor, step: int) -> Edits:
+        """A sign in the place of each written `element [T]`."""
+        ...
+
+
+def told(objective: Objective) -> Told | None:
+    """The family as one that is told lengths; None: it is not."""
+    return cast(Told, objective) if objective.lengths == "told" else None
 
 
 def open_signs(canvas: Canvas) -> Sites:

@@ -1,0 +1,72 @@
+"""Blocks of a row's own elements: which are open now, and how many of their masks a step writes.
+
+Semi-autoregressive remasking (Nie et al. 2025, LLaDA, section 2.4): what is to be written is cut into blocks, and no
+mask of a block is written before all of the blocks before it are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unmask.canvas import Canvas
+from unmask.objectives import Sites
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a canvas, `size` elements each; None: each row is one."""
+
+    of: Tensor  # [N] int64, the block of each element to be written, -1: the user's own
+    active: Tensor  # [B] int64, the first block with an open site
+    n: Tensor  # [B] int64
+    open: Tensor  # [S] bool, sites of the active blocks
+
+    @classmethod
+    def cut(cls, canvas: Canvas, sites: Sites, size: int | None) -> Blocks:
+        """Number the elements that belong to holes, in their order, whatever stands between."""
+        own = (canvas.hole >= 0) & ~canvas.fixed
+        count = own.long().cumsum(0)
+        before = torch.cat([count.new_zeros(1), count])[canvas.offsets[:-1]]
+        length = canvas.sum_rows(own.long())
+        whole = max(1, canvas.n_elements)
+        of = torch.where(own, (count - 1 - before[canvas.rows]) // (size or whole), -1)
+        at = of[sites.element]
+        active = at.new_full((canvas.n_rows,), whole).scatter_reduce(0, sites.row, at, "amin")
+        return cls(of, active, -(-length // (size or whole)), at == active[sites.row])
+
+    def quota(self, sites: Sites, age: Tensor, steps: int) -> Tensor:
+        """How many of the active sites each row takes now, `[B]`, so that each block ends after its share of `steps`.
+
+        The masks of a block are spread evenly over its steps, and the steps over blocks, what is left over going to
+        the first (LLaDA, algorithm 4; there it must come out even).
+
+        Args:
+            sites: The active ones.
+            age: Steps that each row took, `[B]`.
+            steps: Of the whole row.
+        """
+        n_open = torch.bincount(sites.row, minlength=age.numel())
+        each, over = steps // self.n.clamp(min=1), steps % self.n.clamp(min=1)
+        end = (self.active + 1) * each + torch.minimum(self.active + 1, over)
+        left = (end - age).clamp(min=1)
+        return (n_open + left - 1) // left
+
+
+def check(canvas: Canvas, size: int | None, steps: int | None) -> None:
+    """See that each block of the opened rows has a step.
+
+    Raises:
+        ValueError: when there are more blocks than steps.
+    """
+    if size is None or steps is None or not canvas.n_rows:
+        return
+    own = canvas.sum_rows(((canvas.hole >= 0) & ~canvas.fixed).long())
+    most = int((-(-own // size)).max())
+    if most > steps:
+        raise ValueError(
+            f"{steps} steps for {most} blocks of {size} · every block takes a step at least · give more steps, or"
+            " longer blocks"
+        )

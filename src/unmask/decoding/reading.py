@@ -1,0 +1,128 @@
+"""Reading a canvas between two steps: with guidance or without, whole or only where something changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unmask.backbone.cache import Cache, names_of
+from unmask.canvas import Canvas, Role
+from unmask.decoding.beam import Hypotheses
+from unmask.decoding.blocks import Blocks
+from unmask.decoding.masks import Masks
+from unmask.model import Model
+from unmask.noise import scattered
+from unmask.objectives import OBJECTIVES, Sites, told
+from unmask.view import View
+
+
+class Reader:
+    """Reads rows for the loop; what is kept between steps lives here.
+
+    A cache of keys and values is exact where nothing sees what comes after it. Where everyone sees everyone it is not:
+    what is kept is what an element was when it was last computed. A block begins by computing all; within it only
+    some are computed anew (Wu et al. 2025, Fast-dLLM; Ma et al. 2025, dKV-Cache):
+
+    - `prefix`: all from the first element of the block on
+    - `dual`: the elements of the block
+    - `delayed`: its masks, and what was written in the step before
+    """
+
+    def __init__(self, model: Model, masks: Masks) -> None:
+        """Read with `model`.
+
+        Raises:
+            ValueError: when something is asked of a family that is not told lengths.
+        """
+        self.model, self.masks = model, masks
+        self.family = told(model.objective)
+        if self.family is None and not masks.plain:
+            chosen = next(name for name, value in vars(masks).items() if value != getattr(Masks(), name))
+            able = [name for name, family in OBJECTIVES.items() if family.lengths == "told"]
+            raise ValueError(
+                f"{chosen} with a {model.objective.name} model · it is for models that write tokens into masks"
+                f" · leave out {chosen}, or use a model of {' or '.join(able)}"
+            )
+        self.cache, self.unguided = Cache(), Cache()
+        self.seen: list[Tensor] = []  # names of what was read since the last `forget`
+
+    def read(self, rows: Hypotheses, sites: Sites, blocks: Blocks, step: int) -> tuple[Any, Any]:
+        """What the model predicts at `sites`, and what it predicts there without the user's text, if guidance asks.
+
+        Args:
+            rows: To be read.
+            sites: Where.
+            blocks: Of its canvas.
+            step: Forward passes before this one.
+        """
+        canvas, family = rows.canvas, self.family
+        if family is None:
+            return self.model.predict(canvas, cache=self.cache), None
+        view = self._narrowed(family.view(canvas, sites=sites), rows, blocks, step)
+        prediction = family.predict(self._through(view, self.cache), canvas, sites=sites)
+        if not self.masks.guidance:
+            return prediction, None
+        view = self._narrowed(family.view(canvas, sites=sites, hide=given(canvas)), rows, blocks, step)
+        return prediction, family.predict(self._through(view, self.unguided), canvas, sites=sites)
+
+    def forget(self, canvas: Canvas | None) -> None:
+        """Drop what no open row needs any more."""
+        if self.family is not None:
+            for cache in (self.cache, self.unguided):
+                if self.seen and cache.full:
+                    cache.keep(torch.cat(self.seen))
+            self.seen = []
+        elif canvas is not None and self.cache.full:
+            self.cache.keep(names_of(self.model.objective.view(canvas)))
+
+    def _through(self, view: View, cache: Cache) -> Tensor:
+        """Hidden states of what the view reads."""
+        if self.masks.cache:
+            self.seen.append(names_of(view))
+        hidden: Tensor = self.model.backbone(view, cache=cache if self.masks.cache else None)
+        return hidden
+
+    def _narrowed(self, view: View, rows: Hypotheses, blocks: Blocks, step: int) -> View:
+        """The view, without masks far behind the block, and with what may be kept of it."""
+        canvas, masks = rows.canvas, self.masks
+        if masks.cache is not None:
+            view = replace(view, name=self._names(rows, blocks), fresh=self._fresh(canvas, blocks, step))
+        if masks.suffix is None or masks.block is None:
+            return view
+        own = blocks.of >= 0
+        count = own.long().cumsum(0)
+        within = torch.where(own, blocks.of - blocks.active[canvas.rows], 0)
+        behind = within > 0
+        first = torch.where(behind, count, canvas.n_elements + 1)
+        nearest = first.new_full((canvas.n_rows,), canvas.n_elements + 1).scatter_reduce(0, canvas.rows, first, "amin")
+        far = behind & (count - nearest[canvas.rows] >= masks.suffix) & (canvas.role == Role.SIGN)
+        return view.only(~far)
+
+    def _names(self, rows: Hypotheses, blocks: Blocks) -> Tensor:
+        """A name for each element, `[N]`: it changes when all of its row is to be computed anew."""
+        canvas = rows.canvas
+        every = self.masks.refresh
+        epoch = rows.age // every if every else torch.zeros_like(rows.age)
+        row = rows.group
+        for part in (blocks.active, canvas.lengths, epoch):
+            row = scattered(row) + part
+        return scattered(scattered(row)[canvas.rows] + canvas.index)
+
+    def _fresh(self, canvas: Canvas, blocks: Blocks, step: int) -> Tensor:
+        """Which elements are computed in every step, `[N]`."""
+        here = blocks.of == blocks.active[canvas.rows]
+        if self.masks.cache == "prefix":
+            first = torch.where(here, canvas.index, canvas.n_elements)
+            start = first.new_full((canvas.n_rows,), canvas.n_elements).scatter_reduce(0, canvas.rows, first, "amin")
+            return canvas.index >= start[canvas.rows]
+        if self.masks.cache == "delayed":
+            return here & ((canvas.role == Role.SIGN) | (canvas.birth == step))
+        return here
+
+
+def given(canvas: Canvas) -> Tensor:
+    """The user's own text, `[N]` bool: what guidance hides (Nie et al. 2025, LLaDA, appendix A.2)."""
+    return canvas.fixed & (canvas.role == Role.TEXT)
