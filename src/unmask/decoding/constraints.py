@@ -138,7 +138,7 @@ def _limits(hole: Hole, max_words: int | None, room: int, length: int | None) ->
         )
     fewest, most = hole.sign.words
     if length is not None:
-        return fewest, min(length, most or length), length, 0
+        return fewest, min(length, most or max_words or length), length, 0
     if most is not None:
         return fewest, most, min(TOKENS_A_WORD * most + 4, room), 0
     most = max(fewest, MAX_WORDS if max_words is None else max_words)

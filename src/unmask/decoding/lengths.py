@@ -41,8 +41,8 @@ def choose_lengths(
 ) -> list[dict[int, int]]:
     """Tokens of each blank of each text.
 
-    A number that was told holds for all; else a blank at the end of its text grows if the family writes ends, and takes
-    a token for each of `max_words` and one for every two more if it does not; one inside a text is probed.
+    A number that was told holds for all; else a blank at the end of its text grows if the family writes ends, up to a
+    token for each of `max_words`, and has as many from the start if it does not; one inside a text is probed.
     """
     found = []
     for blanks in texts:
@@ -55,10 +55,10 @@ def choose_lengths(
                     " · use length='probe', or say a number"
                 )
             if isinstance(how, int) or how == "whole":
-                wanted = how if isinstance(how, int) else math.ceil(1.5 * (max_words or FIRST))
+                wanted = how if isinstance(how, int) else max_words or FIRST
                 lengths[hole] = _fitting(wanted, blanks, hole, told=isinstance(how, int))
             elif how == "grow":
-                lengths[hole] = _grown(model, family, blanks, hole, lengths)
+                lengths[hole] = _grown(model, family, blanks, hole, lengths, max_words)
             else:
                 lengths[hole] = _probed(model, family, blanks, hole, lengths)
         found.append(lengths)
@@ -112,12 +112,13 @@ def _probed(model: Model, family: Told, blanks: Blanks, hole: int, known: dict[i
     return best
 
 
-def _grown(model: Model, family: Told, blanks: Blanks, hole: int, known: dict[int, int]) -> int:
+def _grown(model: Model, family: Told, blanks: Blanks, hole: int, known: dict[int, int], max_words: int | None) -> int:
     """The length behind which the model is sure that the text has ended.
 
     Source: DAEDAL (Li et al. 2025, arXiv 2508.00819), its first stage.
     """
-    least, most = blanks.least[hole], blanks.most[hole]
+    least = blanks.least[hole]
+    most = max(least, min(blanks.most[hole], max_words or blanks.most[hole]))
     length = max(least, min(FIRST, most))
     while length < most:
         ended = _looked(model, family, [_row(family, blanks, known | {hole: length})], hole, _ended)

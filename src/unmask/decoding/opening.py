@@ -92,7 +92,8 @@ def open_all(
         canvas = _written(model, canvas, readings, plans, whole)
         score = canvas.row_log_prob
     forced = [start.forced for start in starts]
-    rules = Rules.build(holes, max_words, forced, room, by_row, masks.ending != "never").to(device)
+    counted = None if isinstance(masks.length, int) else max_words  # a length that is told is limit enough
+    rules = Rules.build(holes, counted, forced, room, by_row, masks.ending != "never").to(device)
     classes = _classes(model, tokenizer, starts).to(device)
     requests, first = [], 0
     for reading, plan in zip(readings, plans, strict=True):
@@ -157,7 +158,8 @@ def _check(model: Model, hole: Hole) -> None:
         able = [name for name, family in OBJECTIVES.items() if kind in family.holes and family.lengths == "free"]
         raise ValueError(
             f"hole {hole.index} may be empty · a {objective.name} model is told how many tokens it has, and of none"
-            f" there is nothing to be sure of · ask for a word at least, ___{{1,3}}, or use a model of {' or '.join(able)}"
+            " there is nothing to be sure of · ask for a word at least, ___{1,3}, or use a model of"
+            f" {' or '.join(able)}"
         )
     if kind in objective.holes:
         return
