@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unmask.canvas import Canvas as Canvas
+    from unmask.decoding.masks import Masks as Masks
     from unmask.holes import Blank as Blank
     from unmask.holes import Mask as Mask
     from unmask.language_model import Fill as Fill
@@ -29,6 +30,7 @@ _HOME = {
     "Step": "unmask.language_model",
     "Blank": "unmask.holes",
     "Mask": "unmask.holes",
+    "Masks": "unmask.decoding.masks",
     "Canvas": "unmask.canvas",
     "Tokenizer": "unmask.tokenizer",
 }
@@ -40,6 +42,7 @@ __all__ = [
     "HoleFill",
     "LanguageModel",
     "Mask",
+    "Masks",
     "Score",
     "Step",
     "Tokenizer",

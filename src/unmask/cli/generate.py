@@ -34,13 +34,6 @@ def generate(
     ] = None,
     *,
     decoding: options.Decoding,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Most forward passes.")] = None,
-    length: Annotated[
-        int | None, typer.Option("--length", min=1, help="Masks for what follows, if the model writes into masks.")
-    ] = None,
-    block: Annotated[
-        int | None, typer.Option("--block", min=1, help="Masks that are written before those behind them may be.")
-    ] = None,
 ) -> None:
     """Go on from a prompt, which stays as it is; with --chat answer turn by turn.
 
@@ -52,11 +45,7 @@ def generate(
         raise used_wrongly("-n with --chat · a conversation goes on from one answer · leave it out")
     asks = chat and not origin.texts and origin.file is None
     waiting = _turns() if asks else origin.read()
-    how = decoding.asked(n) | options.given(steps=steps)
-    if length is not None or block is not None:
-        from unmask.decoding.masks import Masks
-
-        how["masks"] = Masks(**options.given(length=length, block=block))
+    how = decoding.asked(n)
     import unmask
 
     lm = unmask.load(model)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from unmask.cli import inputs
-from unmask.decoding import choices
+from unmask.decoding import choices, masks
 
 Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="The texts; - reads standard input.")]
 File = Annotated[str | None, typer.Option("--file", help="A file with one text a line; - is standard input.")]
@@ -31,6 +31,36 @@ Beam = Annotated[int | None, typer.Option("--beam", min=1, help="How many hypoth
 MaxWords = Annotated[int | None, typer.Option("--max-words", min=1, help="Most words of a hole that does not say.")]
 Policy = Annotated[
     str | None, typer.Option("--policy", help=f"Which hole is written next: {', '.join(choices.POLICIES)}.")
+]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Most forward passes.")]
+PANEL = "Models that write into masks"
+Length = Annotated[
+    str | None,
+    typer.Option("--length", metavar="N|probe|grow", help="Tokens of a free blank.", rich_help_panel=PANEL),
+]
+Block = Annotated[
+    int | None, typer.Option("--block", min=1, help="Masks written before those behind may be.", rich_help_panel=PANEL)
+]
+Guidance = Annotated[
+    float | None, typer.Option("--guidance", min=0, help="How much to lean on your text.", rich_help_panel=PANEL)
+]
+Ending = Annotated[
+    str | None,
+    typer.Option("--ending", help=f"When a text may end: {', '.join(masks.ENDINGS)}.", rich_help_panel=PANEL),
+]
+Remask = Annotated[
+    str | None,
+    typer.Option("--remask", help=f"Take tokens back: {', '.join(masks.REMASKS)}.", rich_help_panel=PANEL),
+]
+CacheKind = Annotated[
+    str | None,
+    typer.Option("--cache", help=f"Keep what was read: {', '.join(masks.CACHES)}.", rich_help_panel=PANEL),
+]
+Refresh = Annotated[
+    int | None, typer.Option("--refresh", min=1, help="Steps until all is read anew.", rich_help_panel=PANEL)
+]
+Suffix = Annotated[
+    int | None, typer.Option("--suffix", min=0, help="Masks behind the block that are read.", rich_help_panel=PANEL)
 ]
 BlankSign = Annotated[str | None, typer.Option("--blank", metavar="SIGN", help="Another sign for ___.")]
 Marks = Annotated[str | None, typer.Option("--marks", help="leiden: epigraphers' [...] and [---] too.")]
@@ -76,6 +106,15 @@ class Decoding:
     beam: Beam = None
     max_words: MaxWords = None
     policy: Policy = None
+    steps: Steps = None
+    length: Length = None
+    block: Block = None
+    guidance: Guidance = None
+    ending: Ending = None
+    remask: Remask = None
+    cache: CacheKind = None
+    refresh: Refresh = None
+    suffix: Suffix = None
 
     def asked(self, n: int) -> dict[str, Any]:
         """What to ask the library for, by its own names; `n` answers.
@@ -83,7 +122,13 @@ class Decoding:
         Raises:
             typer.BadParameter: when that cannot be asked of any text.
         """
-        how = given(n=n, **vars(self))
+        told = given(**vars(self))
+        into = {one.name: told.pop(one.name) for one in fields(masks.Masks) if one.name in told}
+        if into.get("length", "").isdigit():
+            into["length"] = int(into["length"])
+        made: list[masks.Masks] = []
+        inputs.agree(lambda: made.append(masks.Masks(**into)))
+        how = {"n": n} | told | ({"masks": made[0]} if into else {})
         inputs.agree(lambda: choices.check(choices.POLICIES, **given(**(how | {"max_words": None}))))
         return how
 
