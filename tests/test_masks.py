@@ -158,9 +158,8 @@ def test_steps_are_shared_among_blocks(steps: int, want: list[int]) -> None:
 
 def test_levels_of_policies() -> None:
     lm, text = toy("masked_diffusion"), "the " + "[MASK] " * 6
-    one_by_one = [step.text for step in lm.watch(text, policy="low_confidence", beam=1)]
-    for policy in ("threshold:1", "factor:0"):
-        assert [step.text for step in lm.watch(text, policy=policy)] == one_by_one
+    for policy in ("threshold:1", "factor:0", "low_confidence", "margin"):
+        assert births([step.text for step in lm.watch(text, policy=policy, beam=1)]) == [6, 5, 4, 3, 2, 1, 0]
     by_entropy = [step.text for step in lm.watch(text, policy="confident", beam=1)]
     assert [step.text for step in lm.watch(text, policy="entropy_bound:0")] == by_entropy
     for policy in ("threshold:0", "factor:100", "entropy_bound:1000"):

@@ -86,7 +86,9 @@ def low_confidence(proposal: Proposal, progress: Progress, noise: Noise | None) 
 
     Source: Nie et al. 2025 (LLaDA), section 2.4: low-confidence remasking.
     """
-    return best_sites(_chosen(proposal), proposal.sites.row, progress.n_rows, progress.quota)
+    chosen = proposal.log_prob.gather(1, proposal.score.argmax(1, keepdim=True)).squeeze(1)
+    chosen = torch.where(proposal.confidence > -torch.inf, chosen, -torch.inf)
+    return best_sites(chosen, proposal.sites.row, progress.n_rows, progress.quota)
 
 
 def margin(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tensor:
@@ -129,13 +131,13 @@ def parallel(proposal: Proposal, progress: Progress, noise: Noise | None) -> Ten
 
 
 def threshold(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tensor:
-    """Every site whose chosen word has a probability of the level or more, and the likeliest in any case.
+    """Every site whose best word has a probability of the level or more, and the likeliest in any case.
 
-    Source: Wu et al. 2025 (Fast-dLLM), section 3.3.
+    Source: Wu et al. 2025 (Fast-dLLM), section 3.3; there it is the chosen word, which is the best one unless words are
+    drawn. By the best the order depends on the distributions alone.
     """
-    chosen = _chosen(proposal)
-    sure = chosen.exp() >= progress.level
-    return sure | best_sites(chosen, proposal.sites.row, progress.n_rows, progress.quota)
+    sure = proposal.confidence.exp() >= progress.level
+    return sure | best_sites(proposal.confidence, proposal.sites.row, progress.n_rows, progress.quota)
 
 
 def factor(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tensor:
@@ -143,9 +145,9 @@ def factor(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tenso
 
     Source: Wu et al. 2025 (Fast-dLLM), section 3.3: n words are then, about, as good together as one by one.
     """
-    row, chosen = proposal.sites.row, _chosen(proposal)
-    order, rank = ranked(chosen, row, progress.n_rows)
-    holds = (rank + 2) * (1 - chosen[order].exp().double()) < progress.level
+    row, sure = proposal.sites.row, proposal.confidence
+    order, rank = ranked(sure, row, progress.n_rows)
+    holds = (rank + 2) * (1 - sure[order].exp().double()) < progress.level
     return _leading(order, rank, holds, row, progress)
 
 
@@ -162,12 +164,6 @@ def entropy_bound(proposal: Proposal, progress: Progress, noise: Noise | None) -
     sums = entropy.cumsum(0) - entropy  # of those before it, in all rows
     before = sums - sums[torch.arange(row.numel(), device=row.device) - rank]
     return _leading(order, rank, certain & (before <= progress.level), row, progress)
-
-
-def _chosen(proposal: Proposal) -> Tensor:
-    """The unshaped log-probability of the word that each site would take, `[S]`; -inf where it is to wait."""
-    chosen = proposal.log_prob.gather(1, proposal.score.argmax(1, keepdim=True)).squeeze(1)
-    return torch.where(proposal.confidence > -torch.inf, chosen, -torch.inf)
 
 
 def _leading(order: Tensor, rank: Tensor, holds: Tensor, row: Tensor, progress: Progress) -> Tensor:
