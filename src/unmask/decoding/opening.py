@@ -64,7 +64,7 @@ def open_all(
     """
     if max_words is not None and max_words < 1:
         raise ValueError(f"max_words is {max_words} · a blank holds a word at least · give 1 or more")
-    device = model.device
+    device, max_words = model.device, None if isinstance(masks.length, int) else max_words  # it is limit enough
     plans = [_starts(model, tokenizer, reading) for reading in readings]
     counts = [len(plan) for plan in plans]
     lengths = _lengths(model, readings, plans, masks, max_words)
@@ -92,8 +92,7 @@ def open_all(
         canvas = _written(model, canvas, readings, plans, whole)
         score = canvas.row_log_prob
     forced = [start.forced for start in starts]
-    counted = None if isinstance(masks.length, int) else max_words  # a length that is told is limit enough
-    rules = Rules.build(holes, counted, forced, room, by_row, masks.ending != "never").to(device)
+    rules = Rules.build(holes, max_words, forced, room, by_row, masks.ending != "never").to(device)
     classes = _classes(model, tokenizer, starts).to(device)
     requests, first = [], 0
     for reading, plan in zip(readings, plans, strict=True):
