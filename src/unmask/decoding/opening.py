@@ -180,7 +180,7 @@ def _starts(model: Model, tokenizer: Tokenizer, reading: Reading) -> list[Start]
     for hole in reading.holes:
         _check(model, hole)
         if isinstance(hole.sign, Blank) and hole.sign.candidates:
-            ids = [_candidate(tokenizer, hole, text) for text in hole.sign.candidates]
+            ids = [candidate_of(tokenizer, hole, text) for text in hole.sign.candidates]
             options.append([(hole.index, i, tokens) for i, tokens in enumerate(ids)])
         elif isinstance(hole.sign, Blank) and hole.sign.words[0] == 0 and not appends:
             options.append([(hole.index, None, []), (hole.index, -1, [])])
@@ -203,7 +203,12 @@ def _starts(model: Model, tokenizer: Tokenizer, reading: Reading) -> list[Start]
     return starts
 
 
-def _candidate(tokenizer: Tokenizer, hole: Hole, text: str) -> list[int]:
+def candidate_of(tokenizer: Tokenizer, hole: Hole, text: str) -> list[int]:
+    """The ids of a candidate in a hole.
+
+    Raises:
+        ValueError: when it is empty, or the vocabulary lacks some of it.
+    """
     ids = tokenizer.candidate_ids(hole, text)
     if not text or not ids or bool(tokenizer.special[ids].any()):
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import Unpack
 import torch
 
 from unmask.canvas import Canvas, Edits, Role
+from unmask.decoding.opening import candidate_of
 from unmask.decoding.score import Asked, Scored, key_of, score
 from unmask.holes import Blank, Sign
 from unmask.model import Model
@@ -43,12 +44,7 @@ def rank(
             )
         site = (reading.canvas.role == Role.SIGN).nonzero().squeeze(1)
         for text in sign.candidates:
-            ids = torch.tensor(tokenizer.candidate_ids(holes[0], text), dtype=torch.int64)
-            if not ids.numel() or bool(tokenizer.special[ids].any()):
-                raise ValueError(
-                    f"the candidate {text!r} cannot be written · it is empty, or the vocabulary lacks some of it"
-                    " · leave it out"
-                )
+            ids = torch.tensor(candidate_of(tokenizer, holes[0], text), dtype=torch.int64)
             rows.append(reading.canvas.apply(Edits.emit(site, torch.tensor([ids.numel()]), ids, Role.TEXT)))
             keys.append(key_of(reading.canvas))
     hidden = [(row.role == Role.TEXT) & (row.hole >= 0) for row in rows]
