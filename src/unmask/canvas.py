@@ -103,6 +103,11 @@ class Canvas:
         return torch.arange(self.n_elements, device=self.ids.device) - self.offsets[:-1].repeat_interleave(self.lengths)
 
     @property
+    def in_holes(self) -> Tensor:
+        """What stands in a hole, written or still to be, `[N]` bool: not the user's own."""
+        return (self.hole >= 0) & ~self.fixed
+
+    @property
     def row_log_prob(self) -> Tensor:
         """What writing each row cost, `[B]` float64, nats."""
         return self.sum_rows(self.log_prob.double())

@@ -27,15 +27,16 @@ class Blocks:
     @classmethod
     def cut(cls, canvas: Canvas, sites: Sites, size: int | None) -> Blocks:
         """Number the elements that belong to holes, in their order, whatever stands between."""
-        own = (canvas.hole >= 0) & ~canvas.fixed
+        own = canvas.in_holes
+        if size is None:  # the usual case, on the way of every step
+            zero = torch.zeros_like(canvas.request)
+            return cls(own.long() - 1, zero, zero + 1, torch.ones_like(sites.row, dtype=torch.bool))
         count = own.long().cumsum(0)
         before = torch.cat([count.new_zeros(1), count])[canvas.offsets[:-1]]
-        length = canvas.sum_rows(own.long())
-        whole = max(1, canvas.n_elements)
-        of = torch.where(own, (count - 1 - before[canvas.rows]) // (size or whole), -1)
+        of = torch.where(own, (count - 1 - before[canvas.rows]) // size, -1)
         at = of[sites.element]
-        active = at.new_full((canvas.n_rows,), whole).scatter_reduce(0, sites.row, at, "amin")
-        return cls(of, active, -(-length // (size or whole)), at == active[sites.row])
+        active = at.new_full((canvas.n_rows,), canvas.n_elements).scatter_reduce(0, sites.row, at, "amin")
+        return cls(of, active, _number(canvas, size), at == active[sites.row])
 
     def quota(self, sites: Sites, age: Tensor, steps: int) -> Tensor:
         """How many of the active sites each row takes now, `[B]`, so that each block ends after its share of `steps`.
@@ -63,10 +64,14 @@ def check(canvas: Canvas, size: int | None, steps: int | None) -> None:
     """
     if size is None or steps is None or not canvas.n_rows:
         return
-    own = canvas.sum_rows(((canvas.hole >= 0) & ~canvas.fixed).long())
-    most = int((-(-own // size)).max())
+    most = int(_number(canvas, size).max())
     if most > steps:
         raise ValueError(
             f"{steps} steps for {most} blocks of {size} · every block takes a step at least · give more steps, or"
             " longer blocks"
         )
+
+
+def _number(canvas: Canvas, size: int) -> Tensor:
+    """How many blocks each row has, `[B]`; the last may be shorter."""
+    return -(-canvas.sum_rows(canvas.in_holes.long()) // size)

@@ -25,7 +25,7 @@ LOOP = (0.45, 0.95, 0.9)  # `loop` holds alpha at the third between these shares
 
 def alpha(age: Tensor, steps: int, kind: str) -> tuple[Tensor, Tensor]:
     """The share that is written before and after the step that follows `age [B]` others, `[B]` float64 each."""
-    return tuple(_level((age.double() + more) / steps, kind) for more in (0, 1))  # type: ignore[return-value]
+    return _level(age.double() / steps, kind), _level((age.double() + 1) / steps, kind)
 
 
 def _level(time: Tensor, kind: str) -> Tensor:
@@ -55,7 +55,7 @@ def taken_back(canvas: Canvas, age: Tensor, steps: int, remask: str, noise: Nois
     sigma = most * level if kind == "rescale" else most.clamp(max=level)
     if kind == "loop":
         sigma = torch.where(now == then, sigma, 0.0)
-    mine = ((canvas.role == Role.TEXT) & ~canvas.fixed & (canvas.hole >= 0)).nonzero().squeeze(1)
+    mine = (canvas.in_holes & (canvas.role == Role.TEXT)).nonzero().squeeze(1)
     row = canvas.rows[mine]
     chance = sigma[row]
     if kind == "confidence":
@@ -69,9 +69,8 @@ def remasking_quota(canvas: Canvas, back: Tensor, age: Tensor, steps: int, remas
     """How many masks each row writes, `[B]`, so that after taking `back [T]` the right share is written."""
     kind, _ = remask_of(remask)
     _, then = alpha(age, steps, kind)
-    own = (canvas.hole >= 0) & ~canvas.fixed
-    masked = canvas.sum_rows((own & (canvas.role == Role.SIGN)).long())
-    stays = ((1 - then) * canvas.sum_rows(own.long())).round().long()
+    masked = canvas.sum_rows((canvas.in_holes & (canvas.role == Role.SIGN)).long())
+    stays = ((1 - then) * canvas.sum_rows(canvas.in_holes.long())).round().long()
     return (masked + torch.bincount(canvas.rows[back], minlength=canvas.n_rows) - stays).clamp(min=0)
 
 

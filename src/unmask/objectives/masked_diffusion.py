@@ -179,7 +179,7 @@ def _guided(words: Tensor, without: Tensor, weight: float) -> Tensor:
 
 def _behind_ends(canvas: Canvas, role: Tensor) -> Tensor:
     """Which elements stand behind an end of their hole before which nothing is missing any more, `[N]` bool."""
-    mine = ((canvas.hole >= 0) & ~canvas.fixed).nonzero().squeeze(1)
+    mine = canvas.in_holes.nonzero().squeeze(1)
     n = canvas.n_elements
     pair = canvas.rows[mine] * (int(canvas.hole.max()) + 1 if n else 1) + canvas.hole[mine]
     size = int(pair.max()) + 1 if pair.numel() else 0
