@@ -271,7 +271,7 @@ def proposal_of(entropy: list[float], row: list[int]) -> Proposal:
     one = torch.zeros(n, 1)
     sites = Sites(torch.arange(n), torch.tensor(row), torch.zeros(n, dtype=torch.int64))
     value = torch.tensor(entropy)
-    return Proposal(sites, -value, one.long(), one > 0, one > 0, one, one, value, -value, value)
+    return Proposal(sites, -value, one.long(), one > 0, one > 0, one, one, value, -value, value, -value)
 
 
 def test_policies_choose_by_row() -> None:

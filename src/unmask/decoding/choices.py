@@ -83,6 +83,11 @@ def level_of(name: str) -> tuple[str, float | None]:
     return kind, value
 
 
+def draws(rule: Manner, temperature: float, masks: Masks) -> bool:
+    """Whether anything is drawn: words, places, or what is taken back."""
+    return temperature > 0 or not rule.deterministic or masks.remask is not None
+
+
 def check(
     policies: Mapping[str, Manner],
     *,
@@ -114,7 +119,7 @@ def check(
     check_seed(seed)
     rule = policies[kind]
     masks = masks or Masks()
-    drawn = temperature > 0 or not rule.deterministic or masks.remask is not None
+    drawn = draws(rule, temperature, masks)
     if n > 1 and rule.several and not drawn:
         raise ValueError(
             f"n is {n} · the policy {policy!r} writes one text, whatever it could say instead"

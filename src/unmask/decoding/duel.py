@@ -123,4 +123,5 @@ def _only(model: Model, word: Tensor) -> Shape:
 def _blind(proposal: Proposal) -> Proposal:
     """What a policy may know of it: at every site the model's best word in the place of the true one."""
     best = proposal.confidence[:, None]
-    return replace(proposal, word=torch.full_like(proposal.word, -1), log_prob=best, score=best.double())
+    word = torch.full_like(proposal.word, -1)
+    return replace(proposal, word=word, log_prob=best, score=best.double(), best=proposal.confidence)

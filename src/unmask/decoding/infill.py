@@ -205,7 +205,7 @@ class _Loop:
         """Of the chosen sites the surest of each hole whose words count: two could together break its limits."""
         n_holes, sites = self.rules.min_words.shape[1], proposal.sites
         pair = sites.row * n_holes + sites.hole
-        value = torch.where(chosen, proposal.confidence, -torch.inf)
+        value = torch.where(chosen, proposal.best, -torch.inf)
         counted = self.rules.counted[canvas.request[sites.row], sites.hole]
         return chosen & (~counted | best_sites(value, pair, int(pair.max()) + 1 if pair.numel() else 0))
 

@@ -131,21 +131,22 @@ def parallel(proposal: Proposal, progress: Progress, noise: Noise | None) -> Ten
 
 
 def threshold(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tensor:
-    """Every site whose best word has a probability of the level or more, and the likeliest in any case.
+    """Every site whose best word of those that may come has the level's probability, and the likeliest in any case.
 
     Source: Wu et al. 2025 (Fast-dLLM), section 3.3; there it is the chosen word, which is the best one unless words are
-    drawn. By the best the order depends on the distributions alone.
+    drawn. By the best the order depends on the distributions and the rules alone.
     """
-    sure = proposal.confidence.exp() >= progress.level
-    return sure | best_sites(proposal.confidence, proposal.sites.row, progress.n_rows, progress.quota)
+    sure = proposal.best.exp() >= progress.level
+    return sure | best_sites(proposal.best, proposal.sites.row, progress.n_rows, progress.quota)
 
 
 def factor(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tensor:
     """The n likeliest sites of a row, the largest n with (n + 1)(1 - p_n) below the level; one at least.
 
-    Source: Wu et al. 2025 (Fast-dLLM), section 3.3: n words are then, about, as good together as one by one.
+    p is that of the best word that may come. Source: Wu et al. 2025 (Fast-dLLM), section 3.3: n words are then, about,
+    as good together as one by one.
     """
-    row, sure = proposal.sites.row, proposal.confidence
+    row, sure = proposal.sites.row, proposal.best
     order, rank = ranked(sure, row, progress.n_rows)
     holds = (rank + 2) * (1 - sure[order].exp().double()) < progress.level
     return _leading(order, rank, holds, row, progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from unmask.decoding.choices import check
+from unmask.decoding.choices import check, draws
 from unmask.decoding.masks import Masks
 from unmask.decoding.policies import POLICIES, Policy, policy_named
 
@@ -45,7 +45,7 @@ class Search:
     @property
     def sampling(self) -> bool:
         """Whether anything is drawn: each fill is a row of its own then."""
-        return self.temperature > 0 or not self.rule.deterministic or self.masks.remask is not None
+        return draws(self.rule, self.temperature, self.masks)
 
 
 def search_of(
@@ -64,10 +64,9 @@ def search_of(
     """How to decode, with what was not said filled in; `rows`: what a beam is where nothing was said of it."""
     name, masks = policy or "confident", masks or Masks()
     rule = policy_named(name)
-    alone = rule.several or not rule.deterministic or masks.remask is not None or masks.one_row
-    drawn = temperature > 0 or alone
+    alone = draws(rule, temperature, masks) or rule.several or masks.one_row
     if beam is None:
-        beam = 1 if drawn or (steps is not None and n == 1) else rows or max(BEAM, 2 * n)
-    elif not drawn and beam > 0:
+        beam = 1 if alone or (steps is not None and n == 1) else rows or max(BEAM, 2 * n)
+    elif not alone and beam > 0:
         beam = max(beam, n)
     return Search(name, n, beam, temperature, top_p, top_k, steps, seed, timeout, masks)

@@ -188,7 +188,7 @@ class BlankLM:
             right=split % 2 == 1,
             log_prob=log_prob,
             score=score,
-            **certainty(words),
+            **certainty(words, may_words),
         )
 
     def _with_splits(

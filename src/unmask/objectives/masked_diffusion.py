@@ -111,10 +111,9 @@ class MaskedDiffusion:
         may = shape.allowed[:, :-1, 0].gather(1, shape.token_class.expand(words.shape[0], -1))
         may[:, self.ends] = shape.allowed[:, -1:, 0]
         sites, barred = prediction.sites, ~may
-        picked, score = choose(
-            leaning.masked_fill(barred, -math.inf), n, shape, noise, sites.row, canvas.index[sites.element]
-        )
-        sure = certainty(leaning)
+        may_words = leaning.masked_fill(barred, -math.inf)
+        picked, score = choose(may_words, n, shape, noise, sites.row, canvas.index[sites.element])
+        sure = certainty(leaning, may_words)
         if shape.waits and self.ends:
             late = torch.isin(picked[:, 0], picked.new_tensor(self.ends))
             sure = {name: value.masked_fill(late, -math.inf) for name, value in sure.items()}

@@ -89,6 +89,7 @@ class Proposal:
     entropy: Tensor  # [S] of the unshaped word distribution, nats
     confidence: Tensor  # [S] log-probability of the best word, unshaped
     margin: Tensor  # [S] best minus second
+    best: Tensor  # [S] as `confidence`, of the words that may come; -inf: none may
 
 
 @dataclass(frozen=True)

@@ -115,11 +115,15 @@ class Head(nn.Module):
         return Loss(total, count, {"word": total.detach()})
 
 
-def certainty(words: Tensor) -> dict[str, Tensor]:
-    """How sure a model is of each site, from its unshaped `words [S, V]`: what a `Proposal` says of it."""
+def certainty(words: Tensor, may: Tensor | None = None) -> dict[str, Tensor]:
+    """How sure a model is of each site, from its unshaped `words [S, V]`: what a `Proposal` says of it.
+
+    `may [S, V]` is the same with what is barred at -inf; none: nothing is.
+    """
     best = words.topk(2, -1).values
     entropy = -(words.exp() * words.clamp(min=-80)).sum(-1)  # a barred word, at -inf, adds 0
-    return {"entropy": entropy, "confidence": best[:, 0], "margin": best[:, 0] - best[:, 1]}
+    allowed = best[:, 0] if may is None else may.amax(-1)
+    return {"entropy": entropy, "confidence": best[:, 0], "margin": best[:, 0] - best[:, 1], "best": allowed}
 
 
 def segment_logsumexp(scores: Tensor, row: Tensor, n_rows: int) -> Tensor:
