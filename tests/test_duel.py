@@ -39,7 +39,7 @@ def nothing_is_learned() -> Iterator[None]:
 def rows(texts: list[list[int]], n_given: int = 1, n_words: int = 10) -> tuple[Canvas, torch.Tensor]:
     """Clean rows, and which of their tokens are to be written: all but the first."""
     clean = clean_canvas(texts, n_words)
-    return clean, (clean.role == Role.TEXT) & (clean.index > n_given)
+    return clean, (clean.index > n_given) & (clean.index < clean.lengths[clean.rows] - 1)
 
 
 def costs(model: Model, clean: Canvas, mask: torch.Tensor) -> torch.Tensor:
@@ -165,6 +165,37 @@ def test_what_cannot_be_written_has_no_probability() -> None:
     good, bad = duel(model, clean, hidden, Search("confident")).tolist()
     assert math.isfinite(good)
     assert bad == -math.inf
+
+
+@pytest.mark.parametrize("sign", ["end", "turn", "pad2"])
+def test_a_text_may_end_with_an_end(sign: str) -> None:
+    model = tiny_model("masked_diffusion", seed=2, options={"ends": True}, more_signs=("turn", "pad1", "pad2"))
+    end = model.config.signs[sign]
+    clean, hidden = rows([[7, 1, end], [7, end], [7, 3, 4]])
+    chain = []
+    for row in range(clean.n_rows):
+        one, mine = clean.take(torch.tensor([row])), hidden[clean.rows == row]
+        places = mine.nonzero().squeeze(1)
+        cost = 0.0
+        for number in range(places.numel()):
+            mask = torch.zeros_like(mine)
+            mask[places[number:]] = True
+            cost += costs(model, one, mask)[0].item()
+        chain.append(cost)
+    assert duel(model, clean, hidden, Search("leftmost")).tolist() == pytest.approx(chain, abs=1e-9)
+    for policy in ONE_PATH:
+        assert duel(model, clean, hidden, Search(policy)).isfinite().all()
+    for text in ([7, end, 1], [7, 1, end, end]):
+        with pytest.raises(ValueError, match=r"behind an end \(row 1\)"):
+            duel(model, *rows([[7, 1], text]), Search("confident"))
+
+
+def test_over_all_texts_of_words_and_a_last_end_it_sums_to_one() -> None:
+    model = tiny_model("masked_diffusion", seed=1, n_words=3, options={"ends": True})
+    end = model.config.signs["end"]
+    texts = [[2, word] for word in (0, 1, 2, end)]
+    for policy in ("confident", "margin"):
+        assert duel(model, *rows(texts, n_words=3), Search(policy)).exp().sum().item() == pytest.approx(1, abs=1e-9)
 
 
 def test_without_one_path_there_is_none() -> None:

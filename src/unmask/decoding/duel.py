@@ -37,22 +37,24 @@ def duel(model: Model, clean: Canvas, hidden: Tensor, search: Search) -> Tensor:
         search: The policy, its steps (none: one token each) and how masks are written.
 
     Raises:
-        ValueError: for a family that is not told, or a search that has no single path to a text.
+        ValueError: for a family that is not told, a search that has no single path to a text, or a text that goes on
+            behind an end.
     """
     check(model, search)
+    _check_ends(model, clean, hidden)
     rows, truth = _opened(model, clean, hidden)
-    check_blocks(rows.canvas, search.masks.block, search.steps)
     reader, rule, step = Reader(model, search.masks), search.rule, 0
+    check_blocks(rows.canvas, search.masks.block, reader.whole, search.steps)
     total = torch.zeros(clean.n_rows, dtype=torch.float64, device=hidden.device)
     while rows.n_rows:
         canvas = rows.canvas
         sites = model.objective.sites(canvas)
-        blocks = Blocks.cut(canvas, sites, search.masks.block)
+        blocks = Blocks.cut(canvas, sites, search.masks.block, reader.whole)
         sites = sites.take(blocks.open)
         prediction, against = reader.read(rows, sites, blocks, step)
         word = truth[canvas.key[sites.element]]
         shape = replace(_only(model, word), against=against, guidance=search.masks.guidance)
-        proposal = replace(model.objective.propose(prediction, canvas, 1, shape, None), word=word[:, None])
+        proposal = _of(model.objective.propose(prediction, canvas, _width(model, word), shape, None), word)
         quota = None if search.steps is None else blocks.quota(sites, rows.age, search.steps)
         chosen = rule.choose(_blind(proposal), Progress(rows.n_rows, quota, rule.level or 0.0), None)
         site = chosen.nonzero().squeeze(1)
@@ -86,6 +88,19 @@ def check(model: Model, search: Search) -> None:
         )
 
 
+def _check_ends(model: Model, clean: Canvas, hidden: Tensor) -> None:
+    """See that nothing is to be written behind an end: it would go, so that many paths lead to what stays."""
+    site = hidden.nonzero().squeeze(1)
+    row = clean.rows[site]
+    goes_on = torch.isin(clean.ids[site], clean.ids.new_tensor(_ends(model))) & (row == row.roll(-1))
+    goes_on[-1:] = False
+    if bool(goes_on.any()):
+        raise ValueError(
+            f"DUEL of a text that goes on behind an end (row {int(row[goes_on][0])}) · what the model writes there goes as"
+            " soon as all before it is written, and many paths lead to what stays · cut the text off behind its first end"
+        )
+
+
 def _opened(model: Model, clean: Canvas, hidden: Tensor) -> tuple[Hypotheses, Tensor]:
     """The rows with every hidden token missing, each a hole of its own; and the true token of each element, by key."""
     key = torch.arange(clean.n_elements, device=hidden.device)
@@ -109,14 +124,35 @@ def _open(model: Model, rows: Hypotheses) -> Hypotheses:
     return rows if bool(missing.all()) else rows.take(missing)
 
 
+def _ends(model: Model) -> list[int]:
+    family = told(model.objective)
+    assert family is not None
+    return family.ends
+
+
+def _width(model: Model, word: Tensor) -> int:
+    """How many alternatives hold each `word [S]`: a site that may end has every end."""
+    ends = _ends(model)
+    return len(ends) if bool(torch.isin(word, word.new_tensor(ends)).any()) else 1
+
+
+def _of(proposal: Proposal, word: Tensor) -> Proposal:
+    """The alternative `word [S]` of each site alone."""
+    pick = (proposal.word == word[:, None]).long().argmax(1, keepdim=True)
+    log_prob, score = proposal.log_prob.gather(1, pick), proposal.score.gather(1, pick)
+    return replace(proposal, word=word[:, None], log_prob=log_prob, score=score)
+
+
 def _only(model: Model, word: Tensor) -> Shape:
-    """At each of `S` sites nothing may come but `word [S]`."""
+    """At each of `S` sites nothing may come but `word [S]`, or an end where that is one."""
     known, number = word.unique(return_inverse=True)
     each = torch.arange(word.numel(), device=word.device)
     token_class = word.new_zeros(model.config.backbone.vocab_size)
     token_class[known] = 1 + torch.arange(known.numel(), device=word.device)
     allowed = torch.zeros(word.numel(), known.numel() + 2, 4, dtype=torch.bool, device=word.device)
-    allowed[each, 1 + number, 0] = True
+    ends = torch.isin(word, word.new_tensor(_ends(model)))
+    allowed[each, 1 + number, 0] = ~ends
+    allowed[:, -1, 0] = ends
     return Shape(token_class, allowed)
 
 
