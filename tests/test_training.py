@@ -74,6 +74,8 @@ def test_a_run_learns_and_leaves_what_the_contract_says(run):
     assert [entry["step"] for entry in entries] == list(range(1, 41))
     assert {"step", "tokens", "loss", "parts", "learning_rate", "tokens_per_second", "seconds"} <= entries[0].keys()
     assert sum(losses(run)[-5:]) < sum(losses(run)[:5])
+    assert 0 < sum(entry["cpu_seconds"] for entry in entries) < 60  # each of its own step alone
+    assert entries[-1]["cpu_seconds"] < sum(entry["cpu_seconds"] for entry in entries) / 2
     assert [entry["step"] for entry in entries if "held_out" in entry] == [20, 40]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_30", "step_40"]  # the last two
     assert {path.name for path in (run / "model").iterdir()} == {

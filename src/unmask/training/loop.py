@@ -146,10 +146,10 @@ class Trainer:
         """
         clock, begun, spent = Clock(), time.perf_counter(), self.state.seconds
         while budget.steps is None or self.state.step < budget.steps:
-            before = time.perf_counter()
+            before, before_cpu = time.perf_counter(), time.process_time()
             share = rate(self.state.step, budget.at(self.state.step), self.recipe.schedule)
             totals = self.learn(share, stop.asked)
-            now = time.perf_counter()
+            now, cpu = time.perf_counter(), time.process_time() - before_cpu
             self.state.step += 1
             self.state.tokens += totals.tokens
             self.state.seconds = spent + now - begun
@@ -165,6 +165,7 @@ class Trainer:
                 "learning_rate": self.recipe.learning_rate * share,
                 "tokens_per_second": round(totals.tokens / (now - before), 1),
                 "seconds": round(self.state.seconds, 3),
+                "cpu_seconds": round(cpu, 4),  # of this step and this process
             }
             if last or self.due(self.recipe.evaluate_every):
                 entry |= self.look()
