@@ -25,7 +25,7 @@ from unmask.backbone import BackboneConfig
 from unmask.backbone.embedding import RowEmbedding
 from unmask.backbone.int8 import can_int8
 from unmask.cli import main
-from unmask.folder import open_whole, read_model, read_tensors, weights
+from unmask.folder import open_whole, read_model, read_tensors, weights, write_model
 from unmask.masking.mixture import Mixture
 from unmask.model import Model, ModelConfig, hollow
 from unmask.objectives import OBJECTIVES
@@ -647,6 +647,22 @@ def test_merge_writes_one_whole_model(run, tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     assert main(["merge", str(run / "model"), str(whole)]) == 2
     assert f"unmask: {whole} is already there · nothing is written over" in capsys.readouterr().err
+
+
+def test_merge_keeps_what_the_base_is_stored_as(run, base, tmp_path, capsys):
+    """`run` was trained on `base`; here the same base, stored narrower, has an adapter at random."""
+    narrow = tmp_path / "narrow"
+    write_model(narrow, *read_model(base), "", dtype="bfloat16")
+    random_adapter(tmp_path / "adapter", narrow)
+    for told, wanted in ((None, torch.bfloat16), ("float32", torch.float32), ("float64", torch.float64)):
+        whole = tmp_path / f"whole {told}"
+        words = ["merge", str(tmp_path / "adapter"), str(whole), *(["--dtype", told] if told else [])]
+        assert main(words) == 0, capsys.readouterr().err
+        assert {tensor.dtype for tensor in read_tensors(whole).values()} == {wanted}
+    exact, kept = (read_tensors(tmp_path / f"whole {told}") for told in ("float32", None))
+    assert all(torch.equal(exact[name].bfloat16(), tensor) for name, tensor in kept.items())
+    assert main(["merge", str(run / "model"), str(tmp_path / "plain")]) == 0
+    assert {tensor.dtype for tensor in read_tensors(tmp_path / "plain").values()} == {torch.float32}
 
 
 def test_merge_wants_an_adapter_and_leaves_nothing_half(run, base, tmp_path, capsys, monkeypatch):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from unmask.backbone import BackboneConfig
-from unmask.bases import BASES, located, pulled
+from unmask.bases import BASES, located, on_hub, place_of, pulled
 from unmask.folder import (
     CARD,
     CONFIG,
@@ -48,7 +48,7 @@ WHOLE = 10**18  # bytes; an adapter is one file
 class AdapterConfig:
     """Which base an adapter is of, and how the two go together."""
 
-    base: str  # a name that `unmask pull` knows, or its place; one that is relative is seen from the adapter's folder
+    base: str  # a name that `unmask pull` or the Hub knows, or its place; a relative one is seen from the folder
     revision: str | None  # of the base, where it has one
     sha256: str  # of the base, see `origin`
     objective: str
@@ -210,7 +210,7 @@ def base_of(config: AdapterConfig, folder: str | Path) -> Path:
             revision = known.hub.revision if known.hub is not None else None
             raise _another(config, folder, known.name, revision, known.sha256)
         return pulled(known)
-    path = Path(place_of_base(config, folder))
+    path = place_of(place_of_base(config, folder))
     if not path.exists():
         raise ValueError(
             f"the base of {folder} is not there: {path} · an adapter is only what was changed of it · "
@@ -223,7 +223,10 @@ def base_of(config: AdapterConfig, folder: str | Path) -> Path:
 
 def place_of_base(config: AdapterConfig, folder: str | Path) -> str:
     """The base of the adapter in `folder` by a name or path that means the same wherever a process runs."""
-    return config.base if config.base in BASES else str((Path(folder) / config.base).absolute())
+    if config.base in BASES:
+        return config.base
+    path = (Path(folder) / config.base).absolute()
+    return config.base if on_hub(config.base) and not path.exists() else str(path)
 
 
 def origin(base: str) -> tuple[str, str | None, str]:
@@ -234,8 +237,8 @@ def origin(base: str) -> tuple[str, str | None, str]:
     if located(base) is not None:
         hub = BASES[base].hub
         return base, hub.revision if hub is not None else None, BASES[base].sha256
-    path = Path(base).absolute()
-    return str(path), None, sha256_of(path)
+    path = place_of(base).absolute()
+    return base if on_hub(base) else str(path), None, sha256_of(path)
 
 
 def sha256_of(path: Path) -> str:

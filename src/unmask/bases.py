@@ -1,4 +1,4 @@
-"""Models by name: bases, which `pull.py` fetches once into the user's cache, and adapters of the package."""
+"""Models by name: bases, which `pull.py` fetches once into the user's cache, adapters of the package, the Hub's."""
 
 from __future__ import annotations
 
@@ -77,6 +77,7 @@ _ALL = [
 ]
 BASES = {base.name: base for base in _ALL}
 ADAPTERS = Path(__file__).parent / "adapters"  # a folder each, by name
+FETCHED = ["*.json", "*.safetensors", "README.md"]  # of a model on the Hub
 
 
 def cache() -> Path:
@@ -120,10 +121,29 @@ def located(name: str | Path) -> Path | None:
 def place_of(name: str | Path) -> Path:
     """Where a model lies that is named, or that a path leads to; whether anything is there is not looked at.
 
+    One of the Hub, `org/name`, is fetched into the Hub's own cache.
+
     Raises:
-        ValueError: as `located` does.
+        ValueError: as `located` does, or when the Hub does not give it.
     """
-    return located(name) or Path(name)
+    if base := located(name):
+        return base
+    if not on_hub(name):
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=FETCHED))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as fault:
+        why = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+        raise ValueError(f"{name} is no folder, and not to be had from the Hub · {why} · check the name") from fault
+
+
+def on_hub(name: str | Path) -> bool:
+    """Whether a name reads like one of the Hub, `org/name`, and nothing local has it."""
+    said = str(name)
+    return said.count("/") == 1 and not said.startswith((".", "/", "~")) and not Path(name).exists()
 
 
 def pulled(base: Base) -> Path:

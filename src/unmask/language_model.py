@@ -10,7 +10,7 @@ from typing import Any, Unpack, overload
 import torch
 
 from unmask.adapter import card_of, open_model
-from unmask.bases import located
+from unmask.bases import place_of
 from unmask.canvas import Canvas, Role
 from unmask.decoding.answers import fills_of, history, some, write
 from unmask.decoding.infill import infill, run
@@ -18,7 +18,7 @@ from unmask.decoding.masks import Masks
 from unmask.decoding.opening import Opened, open_all
 from unmask.decoding.score import Asked, score
 from unmask.decoding.search import Search, search_of
-from unmask.folder import CARD, write_model
+from unmask.folder import write_model
 from unmask.holes import Blank, Mask, Sign
 from unmask.model import Model, fastest, quantise
 from unmask.results import Fill as Fill
@@ -324,19 +324,7 @@ def _find(name: str | Path | None) -> Path:
         if not (WEIGHTS / "config.json").exists():
             raise ValueError(f"the default model is not installed · {WEIGHTS} is empty · name a model's folder")
         return WEIGHTS
-    if base := located(name):
-        return base
-    folder = Path(name)
-    if folder.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
-        return folder
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", CARD]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as fault:
-        why = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-        raise ValueError(f"{name} is no folder, and not to be had from the Hub · {why} · check the name") from fault
+    return place_of(name)
 
 
 def _are_many(text: str | Sequence[Any]) -> bool:

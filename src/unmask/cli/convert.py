@@ -22,7 +22,9 @@ class House(StrEnum):
 
 
 def convert(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A model's folder, a GGUF file, or a base by name.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A folder, a GGUF file, a base by name, or org/name.")
+    ],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="The folder to write; it must not be there yet.")],
     to: Annotated[House, typer.Option("--to", help="Whose layout is written.")] = House.unmask,
 ) -> None:

@@ -77,7 +77,7 @@ class AdapterChoice(_Strict):
 class Recipe(_Strict):
     """A recipe as it may be written; all keys but `data` have a default."""
 
-    model: str | None = None  # a folder, GGUF file, base or adapter to start from; none: fresh weights
+    model: str | None = None  # a folder, GGUF file, base, adapter or org/name to start from; none: fresh
     adapter: AdapterChoice | None = None  # what is trained of `model`; none: all of it
     objective: ObjectiveChoice = ObjectiveChoice()
     data: DataConfig
