@@ -107,7 +107,7 @@ def spied(model: Any, clean: Canvas, n_draws: int, key: list[int]) -> tuple[Any,
     """The likelihood of rows with these keys, and the rows of each draw that were read for it."""
     seen: list[Canvas] = []
 
-    def predict(canvas: Canvas) -> Any:
+    def predict(canvas: Canvas, targets: Any = None) -> Any:
         seen.extend(canvas.take(some) for some in torch.arange(canvas.n_rows).split(clean.n_rows))
         return model.predict(canvas)
 

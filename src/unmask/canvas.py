@@ -120,6 +120,14 @@ class Canvas:
         """The same canvas on another device."""
         return replace(self, **{name: getattr(self, name).to(device) for name in (*COLUMNS, "offsets", "request")})
 
+    def cut(self, size: int) -> Canvas:
+        """The same elements, a row for each block of `size`; `request` says of which row. The last may be shorter."""
+        n_blocks = (self.lengths + size - 1) // size
+        row = torch.arange(self.n_rows, device=self.ids.device).repeat_interleave(n_blocks)
+        within = torch.arange(row.numel(), device=row.device) - (n_blocks.cumsum(0) - n_blocks)[row]
+        ends = torch.cat([self.offsets[:-1][row] + within * size, self.offsets[-1:]])
+        return replace(self, offsets=ends, request=row)
+
     def take(self, rows: Tensor) -> Canvas:
         """Rows by number, `[R]`; a row may come several times (fork), in any order, or not at all (drop)."""
         lengths = self.lengths[rows]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unmask.canvas import Canvas
 
+BLOCKS = 2**16  # more than any row is cut into, so that company does not hang on how many there are
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number
 
 
@@ -64,6 +65,16 @@ class Noise:
         place, number = self.company.place, torch.tensor([self.company.number], device=self.key.device)
         draw = Noise(self.seed, scattered(number) + place // 2).rows(f"{stream}: pair")
         return torch.where(place % 2 == 0, draw, 1 - draw)
+
+    def cut(self, blocks: Canvas) -> Noise:
+        """The noise of a canvas that was cut into `blocks`: each draws for itself, and all of a step are company."""
+        row = blocks.request
+        n = torch.bincount(row, minlength=self.key.numel())
+        number = torch.arange(row.numel(), device=row.device) - (n.cumsum(0) - n)[row]
+        company = self.company
+        if company is not None:
+            company = Company(company.place[row] * BLOCKS + number, company.size * BLOCKS, company.number)
+        return Noise(self.seed, scattered(self.key)[row] + number, company)
 
     def elements(self, canvas: Canvas, stream: str) -> Tensor:
         """One number an element, `[N]` float64 in (0, 1)."""

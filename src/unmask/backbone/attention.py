@@ -15,7 +15,7 @@ class Pattern:
     """Who attends to whom in one view, made once and shared by all layers.
 
     On a CPU packed rows are gathered into a few buckets of similar length, inside attention only; on CUDA in half
-    precision they go as they are through the variable-length kernel. Views that are neither full nor causal take the
+    precision they go as they are through the variable-length kernel. Views with rows that grow out of others take the
     dense rule.
     """
 
@@ -23,7 +23,7 @@ class Pattern:
         """Plan the buckets of `view`; `dense=True` keeps the slow plain twin."""
         self.view = view
         self.causal = view.causal
-        self.dense = dense or not (view.full or view.causal) or not view.ids.numel()  # no rows, no buckets
+        self.dense = dense or view.parent is not None or not view.ids.numel()  # no rows, no buckets
         self._masks: dict[int | None, Tensor] = {}
         self._lengths: tuple[Tensor, int] | None = None
         self.buckets = [] if self.dense else _buckets(view)
@@ -49,8 +49,10 @@ class Pattern:
         return out.index_copy(0, places, torch.cat(parts))
 
     def _in_order(self, window: int | None) -> bool:
-        """Whether a window over positions is one over places."""
+        """Whether all that is not to be seen lies past a row's ends, after an element, or beyond a window of places."""
         view = self.view
+        if not (view.full or view.causal):
+            return False
         index = torch.arange(view.ids.numel(), device=view.ids.device) - view.offsets[:-1][view.rows]
         return window is None or bool((view.position == index).all())
 
@@ -90,6 +92,9 @@ class Bucket:
         self.whole = self.place.numel() == view.ids.numel() and not self.ragged and bool((rows.diff() == 1).all())
         self.grid = torch.where(self.real, grid, starts[:, None])  # padded places read the row's first element
         self.position = view.position[self.grid]
+        staged = view.stage is not None and not view.causal
+        self.stage = view.stage[self.grid] if staged and view.stage is not None else None
+        self.transient = None if view.transient is None else view.transient[self.grid]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int | None) -> Tensor:
         """Attention of the bucket's rows, `[m, H, d]`."""
@@ -107,11 +112,16 @@ class Bucket:
         return out.flatten(0, 1) if self.whole else out[self.real]
 
     def _mask(self, causal: bool, window: int | None) -> Tensor | None:
-        if window is None and (causal or not self.ragged):
+        if window is None and (causal or not self.ragged) and self.stage is None and self.transient is None:
             return None  # a causal row never sees the padding after it
         sees = self.real[:, None, :].expand(-1, self.length, -1)
         if causal:
             sees = sees & torch.ones(self.length, self.length, dtype=torch.bool, device=sees.device).tril()
+        if self.stage is not None:
+            sees = sees & (self.stage[:, None] <= self.stage[..., None])
+        if self.transient is not None:
+            stage = torch.zeros_like(self.grid) if self.stage is None else self.stage
+            sees = sees & (~self.transient[:, None] | (stage[:, None] == stage[..., None]))
         if window is not None:
             sees = sees & ((self.position[:, :, None] - self.position[:, None, :]).abs() <= window)
         sees = sees | torch.eye(self.length, dtype=torch.bool, device=sees.device)  # padded rows see themselves

@@ -1,8 +1,8 @@
 """Keys and values that are computed once, or once in a while.
 
-Where nothing sees what comes after it, an element's state depends on its row up to it alone, and a cache is exact.
-Where everyone sees everyone, a view names its elements and says which are computed anew: the others stand for what they
-were.
+Where nothing sees what comes after it, or after its block, an element's state depends on its row up to there alone, and
+a cache is exact. Where everyone sees everyone, a view names its elements and says which are computed anew: the others
+stand for what they were.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ SPARE = 2  # times as much as was kept last may be held before it is time to for
 class Cache:
     """What a backbone computed of elements that have a name.
 
-    In a causal view that is each beginning of a row: the state depends on the ids and positions up to an element and on
-    nothing else, so it is found by a hash of these: rows that begin alike share their states, whether they are beams,
-    samples or candidates of one text, and joining or leaving a batch changes nothing. Two of 10,000 beginnings share a
-    64-bit hash with probability 3e-12.
+    In a causal view that is each beginning of a row, in one of stages each beginning up to the end of one: the state
+    depends on the ids and positions up to there and on nothing else, so it is found by a hash of these: rows that begin
+    alike share their states, whether they are beams, samples or candidates of one text, and joining or leaving a batch
+    changes nothing. Two of 10,000 beginnings share a 64-bit hash with probability 3e-12.
     """
 
     def __init__(self) -> None:
@@ -149,10 +149,11 @@ class _Block:
         at = starts.repeat_interleave(self.shape[1])  # padded queries see the first element
         at[self.flat] = plan.new[self.queries]
         at = at.view(self.shape)
-        if view.causal:
-            self.sees = column <= (at - starts[:, None])[..., None]  # [b, Q, L]; padding lies ahead of all
+        real = (column < lengths[:, None])[:, None]
+        if view.stage is None:
+            self.sees = real.expand(-1, self.shape[1], -1)  # [b, Q, L]
         else:
-            self.sees = (column < lengths[:, None])[:, None].expand(-1, self.shape[1], -1)
+            self.sees = real & (view.stage[grid][:, None] <= view.stage[at][..., None])
         self.masks: dict[int | None, Tensor | None] = {}
         self.position = view.position[at], view.position[grid]  # [b, Q] and [b, L]
 
@@ -183,8 +184,18 @@ class _Block:
 
 
 def names_of(view: View) -> Tensor:
-    """The name of each element, `[M]` int64: its own, or else its beginning."""
-    return beginnings(view) if view.name is None else view.name
+    """The name of each element, `[M]` int64: its own, or else all that it sees, where stages ascend along the row."""
+    if view.name is not None:
+        return view.name
+    names = beginnings(view)
+    if view.stage is None or view.causal:
+        return names
+    rows = view.rows
+    last = torch.ones_like(rows, dtype=torch.bool)  # of a stage in its row
+    last[:-1] = (view.stage[1:] != view.stage[:-1]) | (rows[1:] != rows[:-1])
+    index = torch.arange(rows.numel(), device=rows.device)
+    ends = last.nonzero().squeeze(1)
+    return scattered(names[ends[torch.searchsorted(ends, index)]] + index - view.offsets[:-1][rows])
 
 
 def beginnings(view: View) -> Tensor:

@@ -199,10 +199,10 @@ class Backbone(nn.Module):
         Args:
             view: What to read.
             dense: Take the slow plain attention.
-            cache: Where the view is causal or names its elements, what it holds is not computed again, and what is
+            cache: Where the view has stages or names its elements, what it holds is not computed again, and what is
                 new goes into it.
         """
-        if cache is None or not (view.causal or view.name is not None):
+        if cache is None or (view.full and view.name is None):
             return self._through(view, Pattern(view, dense), view.read)
         plan = cache.plan(view)
         return plan.read(self._through(view, plan, None) if plan.new.numel() else self.embedding.weight[:0])

@@ -25,18 +25,23 @@ class Blocks:
     open: Tensor  # [S] bool, sites of the active blocks
 
     @classmethod
-    def cut(cls, canvas: Canvas, sites: Sites, size: int | None) -> Blocks:
-        """Number the elements that belong to holes, in their order, whatever stands between."""
+    def cut(cls, canvas: Canvas, sites: Sites, size: int | None, whole: int | None = None) -> Blocks:
+        """Number the blocks of the elements that belong to holes.
+
+        `size` of these make one, in their order, whatever stands between. A family that writes block by block has its
+        own, of `whole` elements of the row, and its sites are those of the first.
+        """
         own = canvas.in_holes
-        if size is None:  # the usual case, on the way of every step
+        if size is None and whole is None:  # the usual case, on the way of every step
             zero = torch.zeros_like(canvas.request)
             return cls(own.long() - 1, zero, zero + 1, torch.ones_like(sites.row, dtype=torch.bool))
-        count = own.long().cumsum(0)
+        begins = _begins(canvas, size, whole)
+        count = begins.long().cumsum(0)
         before = torch.cat([count.new_zeros(1), count])[canvas.offsets[:-1]]
-        of = torch.where(own, (count - 1 - before[canvas.rows]) // size, -1)
+        of = torch.where(own, count - 1 - before[canvas.rows], -1)
         at = of[sites.element]
         active = at.new_full((canvas.n_rows,), canvas.n_elements).scatter_reduce(0, sites.row, at, "amin")
-        return cls(of, active, _number(canvas, size), at == active[sites.row])
+        return cls(of, active, canvas.sum_rows(begins.long()), at == active[sites.row])
 
     def quota(self, sites: Sites, age: Tensor, steps: int) -> Tensor:
         """How many of the active sites each row takes now, `[B]`, so that each block ends after its share of `steps`.
@@ -56,22 +61,35 @@ class Blocks:
         return (n_open + left - 1) // left
 
 
-def check(canvas: Canvas, size: int | None, steps: int | None) -> None:
-    """See that each block of the opened rows has a step.
+def check(canvas: Canvas, size: int | None, whole: int | None, steps: int | None) -> None:
+    """See that each block of the opened rows has a step; arguments as of `Blocks.cut`.
 
     Raises:
         ValueError: when there are more blocks than steps.
     """
-    if size is None or steps is None or not canvas.n_rows:
+    length = size or whole
+    if length is None or steps is None or not canvas.n_rows:
         return
-    most = int(_number(canvas, size).max())
+    most = int(canvas.sum_rows(_begins(canvas, size, whole).long()).max())
     if most > steps:
         raise ValueError(
-            f"{steps} steps for {most} blocks of {size} · every block takes a step at least · give more steps, or"
+            f"{steps} steps for {most} blocks of {length} · every block takes a step at least · give more steps, or"
             " longer blocks"
         )
 
 
-def _number(canvas: Canvas, size: int) -> Tensor:
-    """How many blocks each row has, `[B]`; the last may be shorter."""
-    return -(-canvas.sum_rows(canvas.in_holes.long()) // size)
+def _begins(canvas: Canvas, size: int | None, whole: int | None) -> Tensor:
+    """Which of the elements that belong to holes begin a block, `[N]` bool."""
+    mine = canvas.in_holes.nonzero().squeeze(1)
+    row = canvas.rows[mine]
+    n = torch.bincount(row, minlength=canvas.n_rows)
+    within = torch.arange(mine.numel(), device=mine.device) - (n.cumsum(0) - n)[row]
+    first = within == 0
+    if whole is not None:
+        block = canvas.index[mine] // whole
+        first[1:] |= block[1:] != block[:-1]
+    elif size is not None:
+        first = within % size == 0
+    begins = torch.zeros_like(canvas.fixed)
+    begins[mine[first]] = True
+    return begins

@@ -134,7 +134,7 @@ class _Loop:
             samples = rows if request.apart else torch.zeros_like(rows)
         score, merged = request.score.to(device)[rows], request.merged.to(device)[rows]
         canvas = request.starts.take(rows)
-        check(canvas, self.search.masks.block, self.search.steps)
+        check(canvas, self.search.masks.block, self.reader.whole, self.search.steps)
         group = number * MOST_SAMPLES + samples
         return self._without_closed(Hypotheses(canvas, score, merged, group, torch.zeros_like(rows)))
 
@@ -147,7 +147,7 @@ class _Loop:
         """Read rows once and write what the policy chooses: the best children of each group."""
         search, canvas = self.search, rows.canvas
         sites = self.model.objective.sites(canvas)
-        blocks = Blocks.cut(canvas, sites, search.masks.block)
+        blocks = Blocks.cut(canvas, sites, search.masks.block, self.reader.whole)
         sites = sites.take(blocks.open)
         noise = self._noise(rows) if search.sampling else None
         proposal = self._propose(rows, sites, blocks, noise)

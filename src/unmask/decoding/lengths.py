@@ -70,7 +70,7 @@ def _usual(family: Told, blanks: Blanks, hole: int) -> str:
     behind = blanks.canvas.role[site + 1 :] != Role.SCAFFOLD
     if bool(behind.any()):
         return "probe"
-    return "grow" if family.ends else "whole"
+    return "grow" if family.ends and family.block is None else "whole"  # what is far ahead costs nothing in blocks
 
 
 def _fitting(wanted: int, blanks: Blanks, hole: int, told: bool) -> int:

@@ -22,9 +22,9 @@ from unmask.view import View
 class Reader:
     """Reads rows for the loop; what is kept between steps lives here.
 
-    A cache of keys and values is exact where nothing sees what comes after it. Where everyone sees everyone it is not:
-    what is kept is what an element was when it was last computed. A block begins by computing all; within it only
-    some are computed anew (Wu et al. 2025, Fast-dLLM; Ma et al. 2025, dKV-Cache):
+    A cache of keys and values is exact where nothing sees what comes after it, or after its block. Where everyone sees
+    everyone it is not: what is kept is what an element was when it was last computed. A block begins by computing all;
+    within it only some are computed anew (Wu et al. 2025, Fast-dLLM; Ma et al. 2025, dKV-Cache):
 
     - `prefix`: all from the first element of the block on
     - `dual`: the elements of the block
@@ -45,6 +45,12 @@ class Reader:
             raise ValueError(
                 f"{chosen} with a {model.objective.name} model · it is for models that write tokens into masks"
                 f" · leave out {chosen}, or use a model of {' or '.join(able)}"
+            )
+        self.whole = None if self.family is None else self.family.block  # elements of a family's own block
+        if self.whole is not None and masks.block is not None:
+            raise ValueError(
+                f"blocks of {masks.block} with a model that writes block by block · its blocks have {self.whole}"
+                " elements, and what it keeps of them is exact · leave out block, cache and suffix"
             )
         self.cache, self.unguided = Cache(), Cache()
         self.seen: list[Tensor] = []  # names of what was read since the last `forget`
@@ -80,9 +86,10 @@ class Reader:
 
     def _through(self, view: View, cache: Cache) -> Tensor:
         """Hidden states of what the view reads."""
-        if self.masks.cache:
+        keeps = self.masks.cache is not None or self.whole is not None
+        if keeps:
             self.seen.append(names_of(view))
-        hidden: Tensor = self.model.backbone(view, cache=cache if self.masks.cache else None)
+        hidden: Tensor = self.model.backbone(view, cache=cache if keeps else None)
         return hidden
 
     def _narrowed(self, view: View, rows: Hypotheses, blocks: Blocks, step: int) -> View:

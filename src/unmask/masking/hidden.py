@@ -24,13 +24,21 @@ class Hidden:
     bound: Tensor  # [B] bool, the law makes the row's loss such a bound
     starts: Tensor | None = None  # [N] bool, the token begins with white space; none: nobody counts words
     level: Tensor | None = None  # [B] float64, the share that the law meant to hide; none: it does not mean one
+    within: Tensor | None = None  # [N] float64, what a token weighs beside its row, drawn by blocks; none: all alike
+
+    def weigh(self, clean: Canvas, element: Tensor) -> Tensor:
+        """What the loss of each of some elements `[R]` of `clean` weighs, `[R]`."""
+        weight = self.weight[clean.rows[element]]
+        return weight if self.within is None else weight * self.within[element]
 
     def take(self, clean: Canvas, rows: Tensor) -> Hidden:
         """What it says of some rows of `clean`, by number `[R]`; a row may come several times."""
         at = clean.source(rows)
         columns = {name: getattr(self, name) for name in ("weight", "count", "bound", "level")}
         own = {name: None if column is None else column[rows] for name, column in columns.items()}
-        return Hidden(mask=self.mask[at], starts=None if self.starts is None else self.starts[at], **own)  # type: ignore[arg-type]
+        each = {name: getattr(self, name) for name in ("mask", "starts", "within")}
+        own |= {name: None if column is None else column[at] for name, column in each.items()}
+        return Hidden(**own)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

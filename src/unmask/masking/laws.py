@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,6 +99,24 @@ def everything(clean: Canvas, noise: Noise) -> Hidden:
     mask = units(clean).of >= 0
     one = torch.ones(clean.n_rows, dtype=torch.float64, device=mask.device)
     return Hidden(mask, one, _totals(clean, mask), one > 0)
+
+
+def in_blocks(law: Law, clean: Canvas, noise: Noise, size: int, **settings: Any) -> Hidden:
+    """What `law` says of each block of `size` elements of a row, drawn for itself.
+
+    Source: Arriola et al. 2025 (BD3-LM), section 3: each block has a noise level of its own; if the law makes the loss
+    of every block a bound given the blocks before it, their sum is one of the row.
+    """
+    blocks = clean.cut(size)
+    hidden = law(blocks, noise.cut(blocks), **settings)
+
+    def summed(values: Tensor) -> Tensor:
+        return values.new_zeros(clean.n_rows).index_add_(0, blocks.request, values)
+
+    count, one = summed(hidden.count), torch.ones(clean.n_rows, dtype=torch.float64, device=clean.ids.device)
+    level = None if hidden.level is None else summed(hidden.level * hidden.count) / count.clamp(min=1)
+    bound = summed((~hidden.bound).long()) == 0
+    return Hidden(hidden.mask, one, count, bound, level=level, within=hidden.weight[blocks.rows])
 
 
 LAWS: dict[str, Law] = {"exact_count": exact_count, "bernoulli": bernoulli, "runs": runs, "all": everything}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unmask.canvas import Canvas
 from unmask.masking.hidden import Hidden, units
-from unmask.masking.laws import LAWS, Law
+from unmask.masking.laws import LAWS, Law, in_blocks
 from unmask.masking.levels import Levels
 from unmask.noise import Noise
 
@@ -58,18 +58,26 @@ class Mixture:
     `parts` are mappings with `law` (a name in `LAWS`), `share`, `unit` (`token` or `word`) and the law's own settings;
     for laws that draw a level those of `Levels`. `per` says how losses are averaged: `token`, over all tokens that may
     be hidden; `sequence`, over rows, of their mean (LLaDA, algorithm 2); `batch`, over rows, of their sum.
-    With `complement` a row is read twice, the second time with what the first time showed.
+    With `complement` a row is read twice, the second time with what the first time showed. For a model that writes
+    block by block each block of `block` elements is hidden for itself.
 
     Raises:
         ValueError: for a law or setting there is not.
     """
 
-    def __init__(self, parts: Sequence[dict[str, Any]], begins: Tensor, starts: Tensor | None = None) -> None:
+    def __init__(
+        self, parts: Sequence[dict[str, Any]], begins: Tensor, starts: Tensor | None = None, block: int | None = None
+    ) -> None:
         """Bind each law to its settings; `begins [V]` as in `units`, `starts [V]`: which ids begin with white space."""
-        self.starts = starts
+        self.starts, self.block = starts, block
         self.parts = [_part(part, begins) for part in parts]
         shares = torch.tensor([part.share for part in self.parts], dtype=torch.float64)
         self.borders = shares.cumsum(0) / shares.sum()
+        if block is not None and any(part.complement for part in self.parts):
+            raise ValueError(
+                "complement for a model that writes block by block · the rest of a row has no level of its own there"
+                " · leave out complement"
+            )
 
     def __call__(self, clean: Canvas, noise: Noise) -> Hidden:
         """What is hidden of each row of `clean`, once."""
@@ -117,7 +125,7 @@ class Mixture:
         """What is hidden, and which part said so of each row, `[B]`."""
         pick = torch.searchsorted(self.borders.to(clean.ids.device), noise.rows("law")).clamp(max=len(self.parts) - 1)
         starts = None if self.starts is None else self.starts[clean.ids]
-        chosen = [part.law(clean, noise, **part.settings) for part in self.parts]
+        chosen = [self._said(part, clean, noise) for part in self.parts]
         if len(chosen) == 1:
             return replace(chosen[0], starts=starts), pick
         at = torch.arange(clean.n_rows, device=pick.device)
@@ -127,7 +135,15 @@ class Mixture:
         at_mask = torch.arange(clean.n_elements, device=pick.device)
         mask = torch.stack([h.mask for h in chosen])[pick[clean.rows], at_mask]
         own = {name: column[pick, at] for name, column in stack.items()}
-        return Hidden(mask, own["weight"], own["count"], own["bound"], starts, level), pick
+        within = None
+        if self.block is not None:  # then every part has one
+            within = torch.stack([h.within for h in chosen if h.within is not None])[pick[clean.rows], at_mask]
+        return Hidden(mask, own["weight"], own["count"], own["bound"], starts, level, within), pick
+
+    def _said(self, part: Part, clean: Canvas, noise: Noise) -> Hidden:
+        if self.block is None:
+            return part.law(clean, noise, **part.settings)
+        return in_blocks(part.law, clean, noise, self.block, **part.settings)
 
 
 def _part(given: dict[str, Any], begins: Tensor) -> Part:

@@ -14,7 +14,7 @@ from unmask.canvas import Canvas, Edits, Role
 from unmask.holes import Hole
 from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
-from unmask.objectives import masked_likelihood
+from unmask.objectives import blockwise, masked_likelihood
 from unmask.objectives.objective import Likelihood, Loss, Predict, Proposal, Shape, Sites, Vocabulary, open_signs
 from unmask.objectives.words import Head, certainty, choose
 from unmask.view import View
@@ -55,6 +55,11 @@ class MaskedDiffusion:
     With `ends` the signs `end` and `turn`, and the pads behind them where there are such, are words: an answer may be
     shorter than its masks (LLaDA, section 2.3; the pads: Rainbow Padding, Kim et al. 2025). What stands behind an end
     goes as soon as all before it is written.
+
+    With `block` it is block diffusion (Arriola et al. 2025, BD3-LM, eq. 5 and 7): a row is cut into blocks of so many
+    elements, each is written by masked diffusion given those before it, and nothing sees past its block. So what was
+    computed of a block that is written stays right (an exact cache), and a text can be longer than any in training. A
+    block of 1 is left to right. Every block has a noise level of its own, and is masked in a copy of its own.
     """
 
     name: ClassVar[str] = "masked_diffusion"
@@ -62,9 +67,19 @@ class MaskedDiffusion:
     paths: ClassVar[str] = "many"
     lengths: ClassVar[str] = "told"
 
-    def __init__(self, vocabulary: Vocabulary, width: int, embedding: nn.Embedding, ends: bool = False) -> None:
-        """Make the family's head."""
-        self.mask = vocabulary.signs["mask"]
+    def __init__(
+        self, vocabulary: Vocabulary, width: int, embedding: nn.Embedding, ends: bool = False, block: int | None = None
+    ) -> None:
+        """Make the family's head.
+
+        Raises:
+            ValueError: for a block of less than an element.
+        """
+        if block is not None and block < 1:
+            raise ValueError(
+                f"a block of {block} · it has one element at least · say objective.block=8, or leave it out"
+            )
+        self.mask, self.block = vocabulary.signs["mask"], block
         signs = vocabulary.signs.items() if ends else ()
         self.ends = [number for name, number in signs if name in ("end", "turn") or name.startswith("pad")]
         special = vocabulary.special.clone()
@@ -74,20 +89,27 @@ class MaskedDiffusion:
     def corrupt(self, clean: Canvas, hidden: Hidden, noise: Noise) -> tuple[Canvas, Targets]:
         """One mask for each hidden token."""
         site = hidden.mask.nonzero().squeeze(1)
-        targets = Targets(clean.ids[site], hidden.weight[clean.rows[site]], hidden.count.sum())
+        targets = Targets(clean.ids[site], hidden.weigh(clean, site), hidden.count.sum())
         return clean.apply(Edits.put(site, torch.full_like(site, self.mask), Role.SIGN)), targets
 
     def view(
         self, canvas: Canvas, targets: Targets | None = None, *, sites: Sites | None = None, hide: Tensor | None = None
     ) -> View:
-        """The canvas as it stands; masks are read, all or those of `sites`; what `hide [N]` says reads as masks."""
+        """The canvas as it stands; masks are read, all or those of `sites`; what `hide [N]` says reads as masks.
+
+        With blocks, no more of it than is seen; and in training the clean text beside it.
+        """
+        if self.block is not None and targets is not None:
+            return blockwise.both(canvas, targets.word, self.block)
         ids = canvas.ids if hide is None else canvas.ids.masked_fill(hide, self.mask)
         read = (canvas.role == Role.SIGN).nonzero().squeeze(1) if sites is None else sites.element
-        return View(ids, canvas.offsets, canvas.index, read)
+        view = View(ids, canvas.offsets, canvas.index, read)
+        return view if self.block is None else blockwise.ahead(view, canvas, self.block)
 
     def sites(self, canvas: Canvas) -> Sites:
-        """Its masks."""
-        return open_signs(canvas)
+        """Its masks; with blocks, those of the first block that has some."""
+        sites = open_signs(canvas)
+        return sites if self.block is None else blockwise.active(canvas, sites, self.block)
 
     def predict(self, hidden: Tensor, canvas: Canvas, *, sites: Sites | None = None) -> Prediction:
         """Of every mask, or of those of `sites`, from its hidden state."""

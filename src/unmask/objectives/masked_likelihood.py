@@ -21,6 +21,7 @@ class Masked(Protocol):
     """A family that hides each missing token behind a sign of its own."""
 
     head: Head
+    block: int | None  # elements of a block past which nothing is seen
 
     def corrupt(self, clean: Canvas, hidden: Hidden, noise: Noise) -> tuple[Canvas, Any]:
         """The canvas with its signs, and targets whose `word [R]` is what they hide, in order."""
@@ -45,6 +46,9 @@ def likelihood(
     The standard error is by differences of successive counts (Wolter 1985, section 7.2), since a systematic sample
     strays less than one of as many independent draws.
 
+    Where a family writes block by block, each block is a row of its own in this, given the blocks before it, and a
+    row's bound is the sum of theirs (Arriola et al. 2025, BD3-LM, eq. 7).
+
     Raises:
         ValueError: for another method.
     """
@@ -52,22 +56,28 @@ def likelihood(
         raise ValueError(
             f"no likelihood method {method!r} here · this model draws sets of masks · use method='bound' or 'duel'"
         )
-    rows, length = clean.rows, clean.sum_rows(hidden.long())
+    each = torch.arange(clean.n_rows, device=hidden.device)
+    parts, draws, owner = clean, noise, each
+    if family.block is not None:
+        parts = clean.cut(family.block)
+        draws, owner = noise.cut(parts), parts.request
+    of, length = parts.rows, parts.sum_rows(hidden.long())  # [N] and [P]: of each part
     n_draws = max(2, n_draws) if bool((length > 1).any()) else 1  # one token has one set
-    count = counts(noise.rows("count"), length, n_draws)
-    values, each = [], torch.arange(clean.n_rows, device=rows.device)
+    count = counts(draws.rows("count"), length, n_draws)
+    values = []
     for some in torch.arange(n_draws).split(max(1, _room(family) // max(1, clean.n_elements))):  # draws in one pass
-        ranks = [orders.ranks(noise.elements(clean, f"set {number}"), rows, hidden) for number in some.tolist()]
-        mask = torch.cat([hidden & (rank < count[number][rows]) for number, rank in zip(some, ranks, strict=True)])
-        copies, weight = clean.take(each.repeat(len(some))), (length / count[some]).flatten()
-        total = length.double().repeat(len(some))
-        canvas, targets = family.corrupt(copies, Hidden(mask, weight, total, total > 0), noise)
-        costs = predict(canvas).words().gather(1, targets.word[:, None]).squeeze(1).double()
-        sums = copies.sum_rows(costs.new_zeros(copies.n_elements).masked_scatter(mask, costs))
-        values.append((weight * sums).view(len(some), -1))
+        ranks = [orders.ranks(draws.elements(parts, f"set {number}"), of, hidden) for number in some.tolist()]
+        mask = torch.cat([hidden & (rank < count[number][of]) for number, rank in zip(some, ranks, strict=True)])
+        copies, one = clean.take(each.repeat(len(some))), torch.ones(clean.n_rows * len(some), device=of.device)
+        canvas, targets = family.corrupt(copies, Hidden(mask, one.double(), one.double(), one > 0), noise)
+        costs = predict(canvas, targets).words().gather(1, targets.word[:, None]).squeeze(1).double()
+        behind = costs.new_zeros(copies.n_elements).masked_scatter(mask, costs).view(len(some), -1)
+        sums = costs.new_zeros(len(some), parts.n_rows).index_add_(1, of, behind)
+        values.append(sums * length.double() / count[some])
     drawn = torch.cat(values)
     error = drawn.gather(0, count.argsort(0)).diff(dim=0).square().sum(0) / max(1, 2 * n_draws * (n_draws - 1))
-    return Likelihood(drawn.mean(0), error.sqrt(), "bound", "bound", given="length")
+    value, variance = (x.new_zeros(clean.n_rows).index_add_(0, owner, x) for x in (drawn.mean(0), error))
+    return Likelihood(value, variance.sqrt(), "bound", "bound", given="length")
 
 
 def _room(family: Masked) -> int:

@@ -172,6 +172,7 @@ class Told(Objective, Protocol):
     """A family that is told lengths: it can be read at some sites alone, and write a sign again."""
 
     ends: list[int]  # ids that end a text before its last sign; none: nothing does
+    block: int | None  # elements of a block past which nothing is seen; none: all is seen
 
     def view(
         self, canvas: Canvas, targets: Any = None, *, sites: Sites | None = None, hide: Tensor | None = None

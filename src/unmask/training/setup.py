@@ -243,7 +243,8 @@ def dtype_of(recipe: Recipe) -> torch.dtype:
 def make_masking(recipe: Recipe, tokenizer: Tokenizer, device: torch.device | str = "cpu") -> Mixture:
     """What is hidden."""
     starts = tokenizer.table.starts_word.to(device)
-    return Mixture(recipe.masking or MASKING, begins(tokenizer).to(device), starts)
+    block = recipe.objective.options.get("block")  # of a family that has such an option
+    return Mixture(recipe.masking or MASKING, begins(tokenizer).to(device), starts, block)
 
 
 def begins(tokenizer: Tokenizer) -> Tensor:
