@@ -119,7 +119,11 @@ def rightmost(proposal: Proposal, progress: Progress, noise: Noise | None) -> Te
 
 
 def random(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tensor:
-    """Any site, all alike. Source: ancestral sampling of masked diffusion (Sahoo et al. 2024, section 3.3)."""
+    """Any site, all alike. Source: ancestral sampling of masked diffusion (Sahoo et al. 2024, section 3.3).
+
+    One a pass it is the first-hitting sampler (Zheng et al. 2024): the times of the reveals, which that draws too, say
+    nothing to a network that is not told them.
+    """
     if noise is None:
         raise ValueError("the random policy draws · it was given no noise")
     return _drawn(torch.zeros_like(proposal.place, dtype=torch.float64), proposal, progress, noise)
