@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 import unmask
 from unmask.canvas import Role
+from unmask.cli import main
 from unmask.data.batches import Batch, Batches
 from unmask.data.corpus import tokenise
-from unmask.data.dialogues import contents, encode, told
+from unmask.data.dialogues import LeftOut, contents, encode, told
 from unmask.data.sources import DataConfig, HoldOut, Source
 from unmask.tokenizer import Tokenizer
 from unmask.training.run import train
@@ -166,8 +167,37 @@ def test_what_is_longer_than_a_row(tmp_path, tokenizer):
     (ids, spans), (cut, first), (_, none) = (next(encode([long], tokenizer, limit)) for limit in (60, 25, 6))
     assert len(spans) == 2 and len(first) == 1 and not none
     assert cut == next(encode([short], tokenizer, 60))[0] == ids[: first[0][1]]
-    with pytest.raises(ValueError, match=r"1 of 1 dialogues are longer than a row .* raise data.max_tokens"):
+    with pytest.raises(ValueError, match=r"1 of 1 dialogues left out .* a row, 9 tokens · raise data.max_tokens"):
         tokenise(source(tmp_path, [{"messages": TURNS}]), tokenizer, 9)
+
+
+def test_how_many_are_left_out_is_always_said(tmp_path, tokenizer, capsys):
+    long = {"prompt": "What is red?", "response": " ".join(SAID * 9)}
+    path = write(tmp_path, [*pairs(3), long])
+    said = (
+        f"{path}: 1 of 13 dialogues left out · up to the end of its first answer each is longer than a row, 64 tokens"
+    )
+    counts = []
+    for cache in (None, tmp_path / "c", tmp_path / "c"):
+        config = DataConfig(sources=[Source(path=str(path), unit="dialogue", name=str(path))], max_tokens=64)
+        opened = Batches.open(config, tokenizer, batch_tokens=512, cache=cache)
+        counts.append(opened.left_out)
+    assert counts == [[f"{said} · raise data.max_tokens"]] * 3
+    assert not batches(tmp_path, tokenizer, pairs()).left_out
+    how = [
+        *TINY,
+        "objective=masked_diffusion",
+        "objective.ends=true",
+        "steps=2",
+        "threads=1",
+        "data.sources.0.unit=dialogue",
+    ]
+    path = write(tmp_path, [*pairs(3), long])
+    with pytest.warns(LeftOut, match="1 of 13 dialogues left out"):
+        run = train(path, how, tmp_path / "run", progress=False)
+    assert "1 of 13 dialogues left out." in (run / "model" / "README.md").read_text()
+    assert main(["train", str(path), *how, "--out", str(tmp_path / "door")]) == 0
+    assert "1 of 13 dialogues left out · " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

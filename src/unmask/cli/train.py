@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,9 +45,23 @@ def train(
         raise used_wrongly("--resume without --out · which run goes on is not said · add --out RUN")
     if recipe is None and not resume:
         raise used_wrongly("no recipe and no text · there is nothing to learn from · give a recipe, file or folder")
+    from unmask.data.dialogues import LeftOut
     from unmask.training.run import train as run
 
-    report(run(recipe, changes, out, resume))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", LeftOut)
+        warnings.showwarning = partial(_warned, warnings.showwarning)
+        report(run(recipe, changes, out, resume))
+
+
+def _warned(others: Callable[..., None], message: Warning | str, category: type[Warning], *more: Any) -> None:
+    """What is left out of the data is said as faults are; what others warn of, in their way."""
+    from unmask.data.dialogues import LeftOut
+
+    if issubclass(category, LeftOut):
+        print(f"unmask: {message}", file=sys.stderr)
+    else:
+        others(message, category, *more)
 
 
 def report(folder: Path) -> None:

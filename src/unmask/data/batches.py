@@ -21,6 +21,7 @@ from torch import Tensor
 
 from unmask.canvas import Canvas
 from unmask.data.corpus import Corpus, Encoder, Ints, Stream, open_corpora
+from unmask.data.dialogues import too_long
 from unmask.data.draws import order
 from unmask.data.rows import SIGNS_A_ROW, Rows
 from unmask.data.sources import DataConfig
@@ -136,6 +137,15 @@ class Batches(Iterator[Batch]):
             pads=config.pads(encoder.signs),
             ask=config.mask_prompt,
         )
+
+    @property
+    def left_out(self) -> list[str]:
+        """What is not learned from, a sentence for each source of which something is not."""
+        return [
+            too_long(part.name, n_long, n_long + part.n_units + held.n_units, self.max_tokens)
+            for part, held in zip(self.train, self.held, strict=True)
+            if isinstance(part, Corpus) and (n_long := part.left_out + held.left_out)
+        ]
 
     @property
     def epoch(self) -> int:

@@ -17,12 +17,13 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from unmask.data.dialogues import encode
+from unmask.data.dialogues import encode, too_long
 from unmask.data.draws import draws, uniform
 from unmask.data.sources import Source
 
 FORMAT = 1  # of the cache; a change of cutting or layout raises it
 CHUNK = 2_048  # units encoded at a time
+KEPT = {"keys": "key", "left_out": "left_out"}  # of both parts of a corpus, beside its arrays
 
 Ints = NDArray[np.int64]
 
@@ -61,6 +62,7 @@ class Corpus:
     weight: float = 1.0
     key: str = ""  # says what it holds
     answers: Ints | None = None  # [A, 2], begin and end of each answer in the ids, where units are dialogues
+    left_out: int = 0  # dialogues that are no units: no answer of theirs ends within a row
 
     @property
     def n_units(self) -> int:
@@ -161,8 +163,9 @@ def tokenise(source: Source, encoder: Encoder, max_tokens: int, cache: Path | No
         cache.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f"{key}.part-", dir=cache))
         try:
-            keys = [builder.corpus().key for builder in _build(source, encoder, max_tokens, beside)]
-            said = {"keys": keys, "source": source.model_dump(mode="json")}
+            built = [builder.corpus() for builder in _build(source, encoder, max_tokens, beside)]
+            said = {name: [getattr(one, of) for one in built] for name, of in KEPT.items()}
+            said["source"] = source.model_dump(mode="json")
             (beside / "corpus.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
             beside.chmod(0o755)
             try:
@@ -194,7 +197,7 @@ def cache_key(source: Source, files: list[Path] | None, encoder: Encoder, max_to
 
 
 def _opened(source: Source, folder: Path) -> tuple[Corpus, Corpus]:
-    keys = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))["keys"]
+    said = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
     train, held = (
         Corpus(
             source.title,
@@ -202,10 +205,11 @@ def _opened(source: Source, folder: Path) -> tuple[Corpus, Corpus]:
             np.load(folder / f"{part}.offsets.npy"),
             np.load(folder / f"{part}.first.npy"),
             source.weight,
-            key,
+            said["keys"][number],
             np.load(answers) if (answers := folder / f"{part}.answers.npy").exists() else None,
+            said.get("left_out", (0, 0))[number],  # caches of earlier versions do not know
         )
-        for part, key in zip(("train", "held_out"), keys, strict=True)
+        for number, part in enumerate(("train", "held_out"))
     )
     return train, held
 
@@ -220,7 +224,7 @@ class _Builder:
         self.lengths: list[Ints] = []
         self.first: list[NDArray[np.bool_]] = []
         self.answers: list[Ints] | None = [] if source.unit == "dialogue" else None
-        self.n_ids = 0
+        self.n_ids = self.left_out = 0
         if folder is not None:
             np.save(folder / f"{part}.ids.npy", np.zeros(0, dtype))
 
@@ -255,7 +259,7 @@ class _Builder:
             if answers is not None:
                 np.save(self.folder / f"{self.part}.answers.npy", answers)
         key = f"{self.checksum:08x}-{self.n_ids}"
-        return Corpus(self.source.title, ids, offsets, first, self.source.weight, key, answers)
+        return Corpus(self.source.title, ids, offsets, first, self.source.weight, key, answers, self.left_out)
 
 
 def _build(
@@ -287,18 +291,16 @@ def _build_dialogues(
     source: Source, encoder: Encoder, limit: int, builders: tuple[_Builder, ...]
 ) -> tuple[_Builder, _Builder]:
     """A unit a dialogue, with its answers; a row of one has room for two signs and the end of the answer."""
-    n_all = n_long = 0
+    n_all = 0
     for units in _chunks(source.parts()):
         for (held, _, _), (ids, spans) in zip(units, encode((t for _, _, t in units), encoder, limit), strict=True):
-            n_all, n_long = n_all + 1, n_long + (not spans)
+            n_all, builders[held].left_out = n_all + 1, builders[held].left_out + (not spans)
             if spans:
                 one = np.array(ids, builders[held].dtype)
                 builders[held].add(one, np.array([len(ids)]), np.ones(1, bool), np.array(spans, np.int64))
+    n_long = sum(builder.left_out for builder in builders)
     if n_long * 2 > n_all:
-        raise ValueError(
-            f"{source.path}: {n_long} of {n_all} dialogues are longer than a row up to the end of their first answer · "
-            f"a row has {limit + 3} tokens · raise data.max_tokens"
-        )
+        raise ValueError(too_long(source.path, n_long, n_all, limit + 3))
     return builders[0], builders[1]
 
 

@@ -11,6 +11,18 @@ Turns = list[tuple[str, str]]  # role and content
 Span = tuple[int, int]  # begin and end of an answer among the tokens of its dialogue
 
 
+class LeftOut(UserWarning):
+    """Some of the data are not learned from."""
+
+
+def too_long(name: str, n_long: int, n_all: int, max_tokens: int) -> str:
+    """Say that dialogues do not fit: a fault where they are most, a `LeftOut` where they are not."""
+    return (
+        f"{name}: {n_long:,} of {n_all:,} dialogues left out · up to the end of its first answer each is longer than a "
+        f"row, {max_tokens:,} tokens · raise data.max_tokens"
+    )
+
+
 def told(row: Mapping[str, Any], where: str) -> str:
     """A row of a table as the text that a dialogue travels in: JSON, a list of [role, content].
 

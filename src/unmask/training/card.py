@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unmask.model import Model
@@ -10,10 +10,14 @@ from unmask.training.checkpoint import State
 from unmask.training.config import Recipe
 
 
-def card(recipe: Recipe, model: Model, state: State, last: Mapping[str, Any]) -> str:
-    """The text of the model's `README.md`; `last` is the last line of the run's log."""
+def card(recipe: Recipe, model: Model, state: State, last: Mapping[str, Any], left_out: Sequence[str] = ()) -> str:
+    """The text of the model's `README.md`.
+
+    `last` is the last line of the run's log; `left_out` says what of the data was not learned from.
+    """
     shape = model.config.backbone
     sources = "\n".join(f"- {source.title}: `{source.path}`" for source in recipe.data.sources)
+    sources += "".join(f"\n\n{sentence.partition(' · ')[0]}." for sentence in left_out)
     held = last.get("held_out")
     figure = f"{held['loss']:.4f} over {held['tokens']:,} tokens" if held else "nothing was held out"
     adapter, made_of, learned = recipe.adapter, "", ""

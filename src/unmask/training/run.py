@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,6 +36,8 @@ def train(
 
     SIGTERM saves a checkpoint and returns early, SIGINT saves one and raises KeyboardInterrupt. Start it under
     `accelerate launch` or `torchrun` for several processes.
+
+    Data that cannot be learned from are told by a `LeftOut` warning, and in the model's card.
 
     Args:
         recipe: A YAML file, the name of a recipe of the package, a mapping, or simply a path to text. None: the recipe
@@ -75,6 +78,7 @@ def train(
 
 def _run(asked: Recipe, folder: RunFolder, accelerator: Accelerator, going_on: bool, progress: bool) -> Path:
     from unmask.data.batches import Batches
+    from unmask.data.dialogues import LeftOut
     from unmask.training import setup
     from unmask.training.loop import Trainer
     from unmask.training.memory import give_back
@@ -86,6 +90,8 @@ def _run(asked: Recipe, folder: RunFolder, accelerator: Accelerator, going_on: b
         batches = Batches.open(
             recipe.data, tokenizer, batch_tokens=recipe.batch_tokens, seed=recipe.seed, cache=folder.path / "data"
         )
+    for sentence in batches.left_out if main else ():
+        warnings.warn(sentence, LeftOut, stacklevel=3)
     give_back()
     folder.keep = recipe.keep
     model = setup.make_model(recipe, tokenizer)
@@ -107,7 +113,7 @@ def _run(asked: Recipe, folder: RunFolder, accelerator: Accelerator, going_on: b
     with StopSignal() as stop, Progress(progress and main, trainer.state.step) as bar:
         done = trainer.run(budget, keep, bar, stop)
     if done and main:
-        _finish(recipe, folder, trainer, tokenizer)
+        _finish(recipe, folder, trainer, tokenizer, batches.left_out)
     accelerator.wait_for_everyone()
     if recipe.trackers:
         accelerator.end_training()
@@ -203,12 +209,12 @@ def _samples(tokenizer: Tokenizer, texts: Sequence[str]) -> Callable[[Model], st
     return fill
 
 
-def _finish(recipe: Recipe, folder: RunFolder, trainer: Any, tokenizer: Tokenizer) -> None:
+def _finish(recipe: Recipe, folder: RunFolder, trainer: Any, tokenizer: Tokenizer, left_out: Sequence[str]) -> None:
     """Write the finished model with its card."""
     from unmask.training.card import card
     from unmask.training.lora import write_trained
 
-    text = card(recipe, trainer.model, trainer.state, folder.last_entry())
+    text = card(recipe, trainer.model, trainer.state, folder.last_entry(), left_out)
     with trainer.averaged():
         write_trained(folder.model, trainer.model, tokenizer, text, folder.adapter)
 
