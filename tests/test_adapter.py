@@ -418,6 +418,33 @@ def test_bfloat16_is_a_way_to_multiply(base, text, tmp_path):  # noqa: F811
     assert losses(coarse) == pytest.approx(losses(fine), rel=1e-2)
 
 
+def test_a_base_in_bfloat16_is_kept_so_and_says_the_same(base, text, tmp_path, monkeypatch):  # noqa: F811
+    lm = unmask.load(base, dtype="float32")
+    stored = write_model(tmp_path / "stored", lm.model, lm.tokenizer, "", "bfloat16")
+    settings = [*SETTINGS, f"model={stored}", "adapter={}", "steps=3", "precision=bfloat16"]
+    kept: list[dict[str, torch.dtype]] = []
+    real = setup.adapt
+
+    def spied(model, recipe):
+        found = real(model, recipe)
+        kept.append({name: parameter.dtype for name, parameter in model.named_parameters()})
+        return found
+
+    monkeypatch.setattr(setup, "adapt", spied)
+    narrow = train(text, settings, tmp_path / "narrow", progress=False)
+    monkeypatch.setattr(setup, "narrow", lambda model: model.float())
+    wide = train(text, settings, tmp_path / "wide", progress=False)
+    assert set(kept[1].values()) == {torch.float32}
+    halves = {name for name, dtype in kept[0].items() if dtype == torch.bfloat16}
+    assert {name.split(".")[-2] for name in halves} >= {"base_layer", "embedding"}
+    assert not any("lora" in name or "rows" in name or "norm" in name for name in halves)
+    assert losses(narrow) == losses(wide)
+    one, other = (read_adapter(out / "model") for out in (narrow, wide))
+    assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
+    assert one.tensors[next(iter(one.tensors))].dtype == torch.float32
+    assert "(" not in (narrow / "samples.txt").read_text()
+
+
 def test_an_adapter_goes_on_as_an_adapter_or_as_a_whole_model(run, base, text, tmp_path):  # noqa: F811
     settings = [*SETTINGS, f"model={run / 'model'}", "steps=3"]
     further = train(text, [*settings, "adapter.rank=4"], tmp_path / "further", progress=False)

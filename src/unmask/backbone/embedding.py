@@ -31,5 +31,5 @@ class RowEmbedding(nn.Embedding):
         """`input [...]` int64 to `[..., D]`."""
         place = self.place[input.flatten()]
         at = (place >= 0).nonzero().squeeze(1)
-        x = super().forward(input.flatten()).index_add_(0, at, self.rows[place[at]])
+        x = super().forward(input.flatten()).to(self.rows.dtype).index_add_(0, at, self.rows[place[at]])
         return x.view(*input.shape, -1)

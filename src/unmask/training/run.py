@@ -98,7 +98,7 @@ def _run(asked: Recipe, folder: RunFolder, accelerator: Accelerator, going_on: b
     folder.adapter = setup.adapt(model, recipe)
     masking = setup.make_masking(recipe, tokenizer, accelerator.device)
     setup.try_out(model, masking, answers=any(part.unit == "dialogue" for part in recipe.data.sources))
-    samples = _samples(tokenizer, setup.prompts(recipe)) if main else None
+    samples = _samples(tokenizer, setup.prompts(recipe), recipe.precision == "bfloat16") if main else None
     trainer = Trainer(recipe, model, masking, batches, tokenizer, folder, accelerator, samples)
     if going_on:
         trainer.resume()
@@ -185,10 +185,12 @@ def _keeper(folder: RunFolder, main: bool) -> Callable[[Budget], None]:
     return keep
 
 
-def _samples(tokenizer: Tokenizer, texts: Sequence[str]) -> Callable[[Model], str] | None:
-    """Fills the texts with the model as it is."""
+def _samples(tokenizer: Tokenizer, texts: Sequence[str], in_bfloat16: bool) -> Callable[[Model], str] | None:
+    """Fills the texts with the model as it is, multiplying as in training."""
     if not texts or find_spec("unmask.language_model") is None:
         return None
+    from torch import autocast, bfloat16
+
     from unmask.language_model import LanguageModel
 
     def fill(model: Model) -> str:
@@ -198,7 +200,8 @@ def _samples(tokenizer: Tokenizer, texts: Sequence[str]) -> Callable[[Model], st
         try:
             for text in texts:
                 try:
-                    lines.append(lm.fill(text, n=1, timeout=SAMPLE_SECONDS)[0].text)
+                    with autocast(model.device.type, bfloat16, enabled=in_bfloat16):
+                        lines.append(lm.fill(text, n=1, timeout=SAMPLE_SECONDS)[0].text)
                 except Exception as fault:  # hours of training are worth more than a sample
                     lines.append(f"{text} ({fault})")
         finally:

@@ -37,8 +37,8 @@ from unmask.model import Model, ModelConfig
 from unmask.noise import Noise
 from unmask.objectives import OBJECTIVES
 from unmask.tokenizer import Tokenizer
-from unmask.training.config import BUDGET, Recipe, checked, nearest
-from unmask.training.lora import inject, put, require_peft
+from unmask.training.config import BUDGET, AdapterChoice, Recipe, checked, nearest
+from unmask.training.lora import inject, narrow, put, require_peft
 
 MINUTES = 4.0  # the budget of a recipe that names none
 TRIED = 64  # rows on which a masking is tried
@@ -196,7 +196,10 @@ def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Model:
         start = place_of(recipe.model)
         if recipe.adapter is not None and is_adapter(start):
             start = base_of(read_adapter_config(start), start)
-        model = read(start, dtype_of(recipe))[0]
+        on_disk, dtype = open_model(start), dtype_of(recipe)
+        if recipe.adapter is not None and recipe.precision == "bfloat16" and on_disk.dtype == torch.bfloat16:
+            dtype = torch.bfloat16  # as it is stored, and as `adapt` keeps it: the wider whole is never there
+        model = on_disk.read(dtype)[0]
         model.set_options(recipe.objective.options)
         return model.train()
     special = tuple(int(number) for number in tokenizer.special.nonzero().squeeze(1))
@@ -213,20 +216,27 @@ def adapt(model: Model, recipe: Recipe) -> AdapterConfig | None:
     Raises:
         ValueError: when peft is not there, or the recipe starts from an adapter of another shape.
     """
-    if (choice := recipe.adapter) is None or recipe.model is None:
+    if recipe.adapter is None or recipe.model is None:
         return None
-    start, options = place_of(recipe.model), recipe.objective.options or None
+    config = _adapted(model, recipe, recipe.model, recipe.adapter)
+    if recipe.precision == "bfloat16":
+        narrow(model)
+    return config
+
+
+def _adapted(model: Model, recipe: Recipe, name: str, choice: AdapterChoice) -> AdapterConfig:
+    start, options = place_of(name), recipe.objective.options or None
     said: dict[str, Any] = {"rank": choice.rank, "alpha": choice.alpha, "targets": choice.targets}
     if not is_adapter(start):
-        signs = tuple(sorted(model.config.signs, key=lambda name: model.config.signs[name]))
-        config = AdapterConfig(*origin(recipe.model), model.config.objective, options, signs=signs, **said)
+        signs = tuple(sorted(model.config.signs, key=lambda sign: model.config.signs[sign]))
+        config = AdapterConfig(*origin(name), model.config.objective, options, signs=signs, **said)
         inject(model, config, recipe.seed)
         return config
     earlier = read_adapter(start)
     for key, value in said.items():
         if (had := getattr(earlier.config, key)) != value:
             raise ValueError(
-                f"adapter.{key} is {had} in {recipe.model}, the recipe says {value} · an adapter keeps its shape · "
+                f"adapter.{key} is {had} in {name}, the recipe says {value} · an adapter keeps its shape · "
                 f"say adapter.{key}={had}"
             )
     config = replace(earlier.config, base=place_of_base(earlier.config, start), options=options)
@@ -236,7 +246,7 @@ def adapt(model: Model, recipe: Recipe) -> AdapterConfig | None:
 
 
 def dtype_of(recipe: Recipe) -> torch.dtype:
-    """How weights are kept; bfloat16 is a way to multiply, not to keep."""
+    """How weights that are trained are kept; bfloat16 is a way to multiply, not to keep."""
     return torch.float64 if recipe.precision == "float64" else torch.float32
 
 
