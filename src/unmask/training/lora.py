@@ -55,7 +55,7 @@ def inject(model: Model, config: AdapterConfig, seed: int) -> None:
 
 
 def narrow(model: Model) -> None:
-    """Keep the frozen matrices as bfloat16, where they are multiplied as that anyway: half the memory; all else float32."""
+    """Keep the frozen matrices as bfloat16, as which they are multiplied anyway, in half the memory; all else wider."""
     for parameter in model.parameters():
         frozen = parameter.dim() > 1 and not parameter.requires_grad
         parameter.data = parameter.data.to(torch.bfloat16 if frozen else torch.float32)

@@ -22,7 +22,6 @@ from unmask.adapter import (
     open_model,
     origin,
     place_of_base,
-    read,
     read_adapter,
     read_adapter_config,
 )
