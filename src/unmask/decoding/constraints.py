@@ -2,8 +2,9 @@
 
 A word begins at a fill's first token and at every later token that starts with a space. So a hole that holds anything
 has one word, plus one for each token with a space that is not its first; a blank at its start still owes the first.
-Some vocabularies have no digit with a space before it: there a space that is a token of its own begins a number, where
-what is written comes after all that was.
+Some vocabularies have no digit with a space before it: there a space that is a token of its own begins a number, if
+what comes behind it does not begin with one more. Lines break where a text goes on without bounds, in families that
+know how long it may be; a break counts as a word, for one may begin behind it.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ class Rules:
     forced: Tensor  # [Q, H, L] int64, tokens a hole must have, in order; -1 behind them
     n_forced: Tensor  # [Q, H] int64, how many, -1: not forced
     told: Tensor  # [Q, H] bool, it has a sign for each of its tokens from the start
-    ends: bool = True  # where that is so, whether the family may write an end before them all
+    open: Tensor  # [Q, H] bool, a free blank at the end of its text that is told: lines may break in it
+    ends: bool = True  # whether a family that is told may write an end before all signs of a hole
+    each: bool = False  # the family is told: whatever is missing has a sign of its own
 
     @property
     def counted(self) -> Tensor:
@@ -87,6 +90,7 @@ class Rules:
         room: Sequence[Sequence[int]],
         lengths: Sequence[dict[int, int]] = (),
         ends: bool = True,
+        last: Sequence[int] = (),
     ) -> Rules:
         """Rules of `Q` starting rows.
 
@@ -95,13 +99,14 @@ class Rules:
             max_words: The limit of free blanks; None: 8.
             forced: Tokens told to some holes of each row, by hole.
             room: How many tokens each blank of each row may have at most.
-            lengths: How many signs some holes of each row have, by hole, where families are told.
+            lengths: How many signs some holes of each row have, by hole, where families are told; none elsewhere.
             ends: Whether such a family may end before them all.
+            last: The hole of each row that ends its text, -1: none; nothing said: of all.
         """
         width = max([1, *(len(row) for row in holes)])
         longest = max([1, *(len(tokens) for row in forced for tokens in row.values())])
         limits = torch.zeros(4, len(holes), width, dtype=torch.int64)
-        flags = torch.zeros(4, len(holes), width, dtype=torch.bool)
+        flags = torch.zeros(5, len(holes), width, dtype=torch.bool)
         told = torch.full((len(holes), width, longest), -1, dtype=torch.int64)
         n_forced = torch.full((len(holes), width), -1, dtype=torch.int64)
         for q, row in enumerate(holes):
@@ -110,15 +115,17 @@ class Rules:
                 limits[:, q, h] = torch.tensor(_limits(hole, max_words, room[q][h], length))
                 # A mask is whatever token stood there, a sign of punctuation too; a blank is words, and joins one.
                 joins = (False, False) if isinstance(hole.sign, Mask) else (hole.joins_left, hole.joins_right)
-                flags[:, q, h] = torch.tensor([hole.spaced, *joins, length is not None])
+                open_end = length is not None and hole.sign == Blank() and bool(last) and last[q] == h
+                flags[:, q, h] = torch.tensor([hole.spaced, *joins, length is not None, open_end])
                 if h in forced[q]:
                     tokens = forced[q][h]
                     n_forced[q, h] = len(tokens)
                     told[q, h, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
-        spaced, joins_left, joins_right, by_length = flags
+        spaced, joins_left, joins_right, by_length, open_end = flags
         least, most, tokens, free = limits
         return cls(
-            least, most, tokens, free.bool(), spaced, joins_left, joins_right, told, n_forced, by_length, ends
+            least, most, tokens, free.bool(), spaced, joins_left, joins_right, told, n_forced, by_length, open_end,
+            ends, bool(lengths),
         )  # fmt: skip
 
     def to(self, device: torch.device) -> Rules:
@@ -173,7 +180,7 @@ def tally(canvas: Canvas, classes: TokenClasses, n_holes: int, appended: Tensor 
     rightmost = zeros.new_full((n_pairs,), -1).scatter_reduce(0, pair[counts], mine[counts], "amax")
     first_text = zeros.new_full((n_pairs,), canvas.n_elements).scatter_reduce(0, pair[text], mine[text], "amin")
     last_text = zeros.new_full((n_pairs,), -1).scatter_reduce(0, pair[text], mine[text], "amax")
-    later = text & classes.spaced[classes.of[canvas.ids[mine]]] & (mine != leftmost[pair])
+    later = text & (classes.spaced | classes.breaks)[classes.of[canvas.ids[mine]]] & (mine != leftmost[pair])
     return Tally(
         n_holes,
         zeros.index_add(0, pair, text.long()),
@@ -186,8 +193,8 @@ def tally(canvas: Canvas, classes: TokenClasses, n_holes: int, appended: Tensor 
     )
 
 
-def allowed(canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses) -> Tensor:
-    """`Shape.allowed [S, C + 1, 4]` of the sites of a canvas.
+def allowed(canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses, alone: bool = False) -> Tensor:
+    """`Shape.allowed [S, C + 1, 4]` of the sites of a canvas; `alone`: one site of a row is written at a time.
 
     A site whose element is not its hole's own sign appends: what it writes comes after all of the hole's text, and
     more may always follow until the family writes its end.
@@ -209,7 +216,7 @@ def allowed(canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses) -
     becomes_first = first[:, None] & (~left | appends[:, None])  # [S, 4]
     becomes_last = last[:, None] & ~right
     closes = (~appends & (others == 0))[:, None] & ~(left | right)
-    spaced = classes.spaced[None, :, None]  # [1, C, 1]
+    spaced = (classes.spaced | classes.breaks)[None, :, None]  # [1, C, 1]
     words = count.n_words[pair].clamp(min=1)[:, None, None] + (spaced & ~becomes_first[:, None, :]).long()
     joins_left, joins_right = rules.joins_left[here], rules.joins_right[here]
     opens_well = torch.where(
@@ -224,25 +231,86 @@ def allowed(canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses) -
     missing = rules.min_words[here][:, None, None] - words
     missing = torch.where(missing > 0, missing + owes_after[:, None, :].long(), 0)
     missing = torch.maximum(missing, (appends[:, None] & ~ends_well).long()[:, :, None])
-    need = torch.maximum(remaining[:, None, :], missing) + classes.lone[None, :, None].long()  # [S, C, 4]
+    white = _White.around(canvas, sites, rules, classes, appends, count.last_token[pair], alone)
+    missing = missing + torch.where(missing > 0, white.reserved[:, None, None], 0)
+    need = torch.maximum(remaining[:, None, :], missing + white.owed[:, :, None])  # [S, C, 4]
     may = n_tokens[:, None, None] + 1 + need <= rules.max_tokens[here][:, None, None]
 
-    usable = classes.usable | (classes.lone & appends[:, None])  # [S, C]
-    tail = count.last_token[pair]
-    hangs = appends & (tail >= 0) & classes.lone[classes.of[tail.clamp(min=0)]]  # [S], a space waits for its word
-    may = may & (usable & ~(classes.spaced & hangs[:, None]))[:, :, None]
+    may = may & white.usable[:, :, None]
+    may = may & ~(classes.breaks[None, :, None] & (becomes_first | becomes_last)[:, None])
     may = may & (opens_well[:, :, None] | ~becomes_first[:, None, :]) & (ends_well[:, :, None] | ~becomes_last[:, None])
     may = may & ~(spaced & (joins_left & joins_right)[:, None, None])
     may = may & (words <= rules.max_words[here][:, None, None])
     may = may & ((words >= rules.min_words[here][:, None, None]) | ~closes[:, None, :])
 
-    tail_well = classes.ends_alnum[classes.of[tail.clamp(min=0)]] | ~joins_right
+    tail_well = classes.ends_alnum[classes.of[count.last_token[pair].clamp(min=0)]] | ~joins_right
     enough = torch.where(n_tokens == 0, 0, count.n_words[pair]) >= rules.min_words[here]
-    ends = (others == 0) & enough & ~hangs & (tail_well | (n_tokens == 0))  # [S]
+    ends = (others == 0) & enough & (tail_well | (n_tokens == 0))  # [S]
     if rules.told.any():  # the end may come early: whatever was to stand behind it goes
         early = (element != count.leftmost[pair]) & (rules.min_words[here] <= 1) & ~joins_right
         ends = torch.where(rules.told[here], early & rules.ends, ends)
-    return _force(may, ends, n_tokens, rules, here, classes)
+    return _force(may, ends & ~white.hangs, n_tokens, rules, here, classes)
+
+
+@dataclass(frozen=True)
+class _White:
+    """What the white space beside each of `S` sites lets in."""
+
+    usable: Tensor  # [S, C] bool
+    hangs: Tensor  # [S] bool, a lone space stands before it and waits for its word
+    owed: Tensor  # [S, C] int64, places that a token of the class leaves to its own word
+    reserved: Tensor  # [S] int64, other places of its hole that are left to the word of a lone space
+
+    @classmethod
+    def around(
+        cls,
+        canvas: Canvas,
+        sites: Sites,
+        rules: Rules,
+        classes: TokenClasses,
+        appends: Tensor,
+        tail: Tensor,
+        alone: bool,
+    ) -> _White:
+        """Of the sites of a canvas, which of them append `[S]`, and the id of the last token of their holes `[S]`."""
+        if rules.each:
+            waiting = _waiting(canvas, classes)
+            hangs, (leads, owes) = waiting[sites.element], _leads(canvas, sites, rules, classes, alone)
+            n_holes = rules.min_words.shape[1]
+            pair = canvas.rows[waiting] * n_holes + canvas.hole[waiting]
+            of_hole = torch.bincount(pair, minlength=canvas.n_rows * n_holes)
+            reserved = of_hole[sites.row * n_holes + sites.hole] - hangs.long()
+        else:
+            hangs = appends & (tail >= 0) & classes.lone[classes.of[tail.clamp(min=0)]]
+            leads, owes, reserved = appends, appends, torch.zeros_like(sites.row)
+        breaks = classes.breaks & rules.open[canvas.request[sites.row], sites.hole][:, None]
+        usable = classes.usable | (classes.lone & leads[:, None]) | breaks
+        usable = usable & ~((classes.spaced | classes.breaks) & hangs[:, None])
+        return cls(usable, hangs, (classes.lone & owes[:, None]).long(), reserved)
+
+
+def _waiting(canvas: Canvas, classes: TokenClasses) -> Tensor:
+    """Which signs stand behind a lone space that was written, `[N]` bool."""
+    lone = canvas.in_holes & (canvas.role == Role.TEXT) & classes.lone[classes.of[canvas.ids]]
+    behind = lone.roll(1) & (canvas.index > 0)
+    return behind & (canvas.role == Role.SIGN)
+
+
+def _leads(canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses, alone: bool) -> tuple[Tensor, Tensor]:
+    """At which sites a lone space may stand, for what comes behind it, and where that is still to come, `[S]` bool.
+
+    It is a token without white space at its beginning, in the same blank. Where other places may be written in the same
+    step it has to be there already.
+    """
+    element = sites.element
+    behind = (element + 1).clamp(max=canvas.n_elements - 1)
+    inside = (behind > element) & (canvas.rows[behind] == sites.row)
+    same = canvas.hole[behind] == sites.hole
+    bare = ~(classes.spaced | classes.breaks)[classes.of[canvas.ids[behind]]] & (canvas.role[behind] == Role.TEXT)
+    other = rules.spaced[canvas.request[sites.row], canvas.hole[behind].clamp(min=0)]
+    open_behind = (canvas.role[behind] == Role.SIGN) & (same | ~other) & alone
+    inside = inside & (same | ~rules.told[canvas.request[sites.row], sites.hole])
+    return inside & (bare | open_behind), inside & open_behind & same
 
 
 def _force(

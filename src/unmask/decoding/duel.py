@@ -96,8 +96,8 @@ def _check_ends(model: Model, clean: Canvas, hidden: Tensor) -> None:
     goes_on[-1:] = False
     if bool(goes_on.any()):
         raise ValueError(
-            f"DUEL of a text that goes on behind an end (row {int(row[goes_on][0])}) · what the model writes there goes as"
-            " soon as all before it is written, and many paths lead to what stays · cut the text off behind its first end"
+            f"DUEL of a text that goes on behind an end (row {int(row[goes_on][0])}) · what the model writes there goes"
+            " once all before it is written, and many paths lead to what stays · cut the text off behind its first end"
         )
 
 

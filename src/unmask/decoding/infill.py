@@ -168,7 +168,7 @@ class _Loop:
     def _propose(self, rows: Hypotheses, sites: Sites, blocks: Blocks, noise: Noise | None) -> Proposal:
         """What the model would write at the sites, within the rules."""
         search, canvas = self.search, rows.canvas
-        may = allowed(canvas, sites, self.rules, self.classes)
+        may = allowed(canvas, sites, self.rules, self.classes, search.alone)
         full = may[:, -1, 0] & ~may[:, :-1][:, self.classes.spaced].flatten(1).any(1)
         prediction, against = self.reader.read(rows, sites, blocks, self.passes)
         shape = Shape(

@@ -65,10 +65,14 @@ def choose_lengths(
     return found
 
 
+def at_end(canvas: Canvas) -> int:
+    """The hole that ends the text of a row, -1: none does."""
+    printed = (canvas.role != Role.SCAFFOLD).nonzero()
+    return int(canvas.hole[printed[-1]]) if printed.numel() else -1
+
+
 def _usual(family: Told, blanks: Blanks, hole: int) -> str:
-    site = int((blanks.canvas.hole == hole).nonzero()[-1])
-    behind = blanks.canvas.role[site + 1 :] != Role.SCAFFOLD
-    if bool(behind.any()):
+    if at_end(blanks.canvas) != hole:
         return "probe"
     return "grow" if family.ends and family.block is None else "whole"  # what is far ahead costs nothing in blocks
 

@@ -16,7 +16,7 @@ from unmask.decoding import emptiness
 from unmask.decoding.candidates import write_whole
 from unmask.decoding.constraints import Rules, TokenClasses
 from unmask.decoding.infill import CHUNK, chunks
-from unmask.decoding.lengths import Blanks, choose_lengths, length_bounds
+from unmask.decoding.lengths import Blanks, at_end, choose_lengths, length_bounds
 from unmask.decoding.masks import Masks
 from unmask.decoding.replay import Told, keep_of, replay, signs_for
 from unmask.decoding.requests import Request
@@ -92,7 +92,9 @@ def open_all(
         canvas = _written(model, canvas, readings, plans, whole)
         score = canvas.row_log_prob
     forced = [start.forced for start in starts]
-    rules = Rules.build(holes, max_words, forced, room, by_row, masks.ending != "never").to(device)
+    last = [at_end(reading.canvas) for reading, n in zip(readings, counts, strict=True) for _ in range(n)]
+    by_length = by_row if told(model.objective) else ()
+    rules = Rules.build(holes, max_words, forced, room, by_length, masks.ending != "never", last).to(device)
     classes = _classes(model, tokenizer, starts).to(device)
     requests, first = [], 0
     for reading, plan in zip(readings, plans, strict=True):

@@ -43,6 +43,11 @@ class Search:
         return self.beam == 1 and not self.rule.all and (self.steps is not None or self.masks.one_row)
 
     @property
+    def alone(self) -> bool:
+        """Whether one place of a row is written at a time."""
+        return not self.at_once or (not self.rule.several and self.steps is None)
+
+    @property
     def sampling(self) -> bool:
         """Whether anything is drawn: each fill is a row of its own then."""
         return draws(self.rule, self.temperature, self.masks)
