@@ -41,7 +41,7 @@ class BackboneConfig:
     qk_norm: bool = True
     rope_base: float = 10_000.0
     local_rope_base: float | None = None  # none: as the global layers
-    global_every: int = 1  # every n-th layer, from the first, is global; the others are local
+    global_every: int = 1  # every n-th layer, from the first, is global; the others are local; 0: all are
     window: int = 64  # local layers see positions at most this far away
     n_segments: int = 0  # 0: no segment embedding
     max_length: int = 512  # the longest row it was made for, in elements
@@ -79,7 +79,7 @@ class BackboneConfig:
 
     def is_global(self, layer: int) -> bool:
         """Whether this layer sees the whole row."""
-        return layer % self.global_every == 0
+        return self.global_every > 0 and layer % self.global_every == 0
 
 
 class Attention(nn.Module):
