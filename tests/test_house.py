@@ -168,7 +168,7 @@ def circle(graph: dict[str, set[str]]) -> list[str] | None:
 def written() -> list[Path]:
     """Every text of the repository that a person wrote."""
     tops = [path for path in ROOT.iterdir() if path.is_file()]
-    folders = ["src", "tests", "docs", "benchmarks", "examples", ".ci", ".github"]
+    folders = ["src", "tests", "docs", "benchmarks", "experiments", "examples", ".ci", ".github"]
     inner = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
     weights = SRC / "unmask" / "weights"  # a vocabulary may hold any word; its card is written by hand
     return sorted(
