@@ -2,13 +2,14 @@
 
     python experiments/blocks.py --text my.txt --out runs/blocks --tokens 5e6 --seeds 2
 
-Models of one size and backbone that differ in their blocks alone, from a few tokens to the whole row (masked diffusion),
-and a left-to-right model beside them, on the same text. First table: held-out passages, the same draws for all; +/-: one
-standard error over passages; seeds: from the lowest to the highest. A bound is never below the true cost. Second table:
-each block model goes on from held-out prompts for --times the length of its training rows. What it wrote is cut into
-windows of that length, and each is described by itself: its perplexity under the left-to-right model, which reads it
-alone, and the share of its runs of four tokens that stood in the whole text before. Text that falls apart as it grows
-gets worse from window to window. All layers are local, so that no layer ever meets a distance that is new to it.
+Models of one size and backbone that differ in their blocks alone, from a few tokens to the whole row (masked
+diffusion), and a left-to-right model beside them, on the same text. First table: held-out passages, the same draws for
+all; +/-: one standard error over passages; seeds: from the lowest to the highest. A bound is never below the true cost.
+Second table: each block model goes on from held-out prompts for --times the length of its training rows. What it wrote
+is cut into windows of that length, and each is described by itself: its perplexity under the left-to-right model, which
+reads it alone, and the share of its runs of four tokens that stood in the whole text before. Text that falls apart as
+it grows gets worse from window to window. All layers are local, so that no layer ever meets a distance that is new to
+it.
 """
 
 import math
@@ -124,9 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         [{"block": block, "seed": seed} | said for block in blocks for seed in seeds], bound
     )
     print(markdown([summed(block, [row for row in rows if row["block"] == block]) for block in blocks], BOUNDS))
-    print(
-        f"\n{len(texts)} passages of {given.row_tokens} tokens, {given.draws} sets of masks each, {given.seeds} seeds.\n"
-    )
+    print(f"\n{len(texts)} passages of {given.row_tokens} tokens, {given.draws} sets of masks, {given.seeds} seeds.\n")
 
     said = shared | {"prompts": len(prompts), "times": given.times, "temperature": given.temperature}
     asked = [(TRUE, 0), *((str(block), seed) for block in given.blocks for seed in seeds)]
