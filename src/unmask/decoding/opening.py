@@ -16,7 +16,7 @@ from unmask.decoding import emptiness
 from unmask.decoding.candidates import write_whole
 from unmask.decoding.constraints import Rules, TokenClasses
 from unmask.decoding.infill import CHUNK, chunks
-from unmask.decoding.lengths import Blanks, at_end, choose_lengths, length_bounds
+from unmask.decoding.lengths import Blanks, Found, at_end, choose_lengths, length_bounds
 from unmask.decoding.masks import Masks
 from unmask.decoding.replay import Told, keep_of, replay, signs_for
 from unmask.decoding.requests import Request
@@ -67,7 +67,8 @@ def open_all(
     device, max_words = model.device, None if isinstance(masks.length, int) else max_words  # it is limit enough
     plans = [_starts(model, tokenizer, reading) for reading in readings]
     counts = [len(plan) for plan in plans]
-    lengths = _lengths(model, readings, plans, masks, max_words)
+    known = _lengths(model, readings, plans, masks, max_words)
+    lengths = [one.lengths for one in known]
     rows = [_rows(model, *one) for one in zip(readings, plans, lengths, strict=True)]
     starts = [start for plan in plans for start in plan]
     canvas = concat([row.to(device) for row in rows]) if rows else Canvas.from_rows([])
@@ -78,7 +79,7 @@ def open_all(
     holes = [reading.holes for reading, n in zip(readings, counts, strict=True) for _ in range(n)]
     lost = [False] * len(starts)
     # Before anything is read: a text that is far too long would cost much only to be refused.
-    by_row = [known for known, n in zip(lengths, counts, strict=True) for _ in range(n)]
+    by_row = [some for some, n in zip(lengths, counts, strict=True) for _ in range(n)]
     room = [_room(model, *one) for one in zip(_taken(canvas, appends), starts, holes, by_row, strict=True)]
     if not appends:
         score = score + _emptiness(model, canvas, starts, holes, counts)
@@ -236,11 +237,11 @@ def _lengths(
     plans: Sequence[Sequence[Start]],
     masks: Masks,
     max_words: int | None,
-) -> list[dict[int, int]]:
+) -> list[Found]:
     """How many tokens each blank of each text has, where the family is told that."""
     family = told(model.objective)
     if family is None:
-        return [{} for _ in readings]
+        return [Found({}, {}) for _ in readings]
     asked = [_measured(model, reading, plan) for reading, plan in zip(readings, plans, strict=True)]
     return choose_lengths(model, family, asked, masks, max_words)
 
