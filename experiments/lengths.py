@@ -20,7 +20,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from pilot import Pilots, arguments, run
+from pilot import Pilots, arguments, digest, run
 from table import Row, Table, markdown, spread
 
 PADS = ("eos", "rainbow", "none")
@@ -159,11 +159,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     pilots = Pilots(given, given.text)
     teaching = max(1, round(given.taught / given.batch_tokens))
     shared = {"models": pilots.name, "taught": given.taught, "policy": given.policy}
-    shared |= {"task": given.task if given.pairs is None else given.asked.name, "asked": len(asked)}
+    task = given.task if given.pairs is None else given.pairs.stem
+    shared |= {"asked": digest(asked)}
 
     def measure(key: Row) -> Row:
         base = pilots.make("base", seed=key["seed"])
-        label, settings = f"{key['filled up by']} {key['task']}", [f"data.pad={key['filled up by']}", "epochs=null"]
+        label, settings = f"{key['filled up by']} {task}", [f"data.pad={key['filled up by']}", "epochs=null"]
         made = pilots.make(label, settings, key["seed"], recipe="llada-sft", start=base, texts=[path], steps=teaching)
         said = answers(made.load(), asked, key["canvas"], given.policy)
         true = [pair["response"] for pair in asked]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from held_out import passages
-from pilot import Pilots, arguments, run
+from pilot import Pilots, arguments, digest, run
 from table import Row, Table, markdown, spread
 
 STRATIFIED = {"law": "bernoulli", "draw": "stratified"}
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     tokenizer = Tokenizer.load(pilots.vocabulary)
     texts = passages(given.text, given.held_out, tokenizer, given.n, given.row_tokens - 2)
-    shared = {"models": pilots.name, "passages": len(texts), "draws": given.draws}
+    shared = {"models": pilots.name, "passages": digest(texts), "draws": given.draws}
 
     def measure(key: Row) -> Row:
         law = key["levels"]

@@ -137,7 +137,6 @@ class Models:
     def __init__(self, given: Any) -> None:
         """Nothing is loaded yet."""
         self.given = given
-        given.row_tokens = given.row_tokens or given.prompt + given.new + 2
         self.pilots = None if given.model and given.judge else Pilots(given, given.text)
         named = [str(path) for path in (given.model, given.judge) if path]
         self.name = digest(self.pilots.name if self.pilots else "", named)
@@ -153,7 +152,7 @@ class Models:
 
 def parsed(argv: Sequence[str] | None) -> Any:
     """What was said on the command line."""
-    parser = arguments(__doc__, "passes", row_tokens=None)
+    parser = arguments(__doc__, "passes", row_tokens=258)
     parser.add_argument("--model", type=Path, help="a masked diffusion model's folder; else one is trained")
     parser.add_argument("--judge", type=Path, help="a left-to-right model's folder; else one is trained")
     parser.add_argument("-n", type=int, default=32, help="prompts (%(default)s)")
@@ -183,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     pairs = [cut(text, tokenizer, given.prompt, given.new) for text in texts]
     every = ways(given.policies, given.adaptive, given.budgets, given.block, given.new)
-    shared = {"models": models.name, "prompts": len(pairs), "prompt": given.prompt, "new": given.new}
+    shared = {"models": models.name, "prompts": digest(pairs), "new": given.new}
     drawn = {way for way in every if not POLICIES[level_of(way.policy)[0]].deterministic}
     seeds = range(given.seeds)
     table = Table(given.out / "passes.jsonl")

@@ -54,6 +54,9 @@ class Pilots:
 
     def __init__(self, given: argparse.Namespace, texts: Sequence[Text], *also: str) -> None:
         """Make the vocabulary, if need be; `also`: settings of all its models."""
+        import torch
+
+        torch.set_num_threads(given.threads)
         self.out, self.texts, self.given = given.out, list(texts), given
         shape = [f"backbone.{name}={getattr(given, name)}" for name in ("width", "n_layers", "n_heads")]
         size = [f"batch_tokens={given.batch_tokens}", f"data.max_tokens={given.row_tokens}"]
@@ -226,6 +229,8 @@ def run(main: Callable[[], None]) -> None:
         main()
     except ValueError as fault:
         raise SystemExit(f"{Path(sys.argv[0]).name}: {fault}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("stopped · the same command goes on") from None
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -93,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--facts", type=int, default=500, help="told with the name first (%(default)s)")
     parser.add_argument("--both", type=int, default=250, help="told in both orders (%(default)s)")
     parser.add_argument("--text", type=Path, nargs="+", help="files or folders of text to mix in")
+    every = [DIFFUSION, BASELINE, HOLES]
+    parser.add_argument("--models", nargs="+", choices=every, default=every, metavar="MODEL")
     parser.add_argument("--policy", default="confident", help="how masks are written (%(default)s)")
     given = parser.parse_args(argv)
     known = facts(given.facts, given.both, seed=0)
@@ -100,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     pilots = Pilots(given, texts, "data.lengths={single: 1.0}")
     own = {DIFFUSION: [], BASELINE: pilots.left_to_right(), HOLES: FILLING}
     ways = [(DIFFUSION, "told", ASKED), (DIFFUSION, "probe", ASKED), (BASELINE, None, ASKED[:2]), (HOLES, None, ASKED)]
+    ways = [way for way in ways if way[0] in given.models]
     shared = {"models": pilots.name, "facts": given.facts, "both": given.both, "policy": given.policy}
 
     def measure(key: Row) -> Row:
