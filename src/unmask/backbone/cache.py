@@ -58,12 +58,14 @@ class Cache:
             self.names, self.slots = self.names.to(names.device), self.slots.to(names.device)
         at = torch.searchsorted(self.names, order).clamp(max=max(self.names.numel() - 1, 0))
         known = self.names[at] == order if self.names.numel() else torch.zeros_like(order, dtype=torch.bool)
-        fresh = self._free(int((~known).sum()), names.device)
-        slot = torch.empty_like(order)
-        slot[known], slot[~known] = self.slots[at[known]], fresh
+        unknown = (~known).nonzero().squeeze(1)
+        unknown = unknown[first[unknown].argsort()]  # what stands side by side in a row does so here
+        fresh = self._free(unknown.numel(), names.device)
+        slot = self.slots[at] if self.slots.numel() else torch.empty_like(order)
+        slot[unknown] = fresh
         stale = ~known if view.fresh is None else ~known | view.fresh[first]
         new = first[stale].sort()
-        self.names, turn = torch.cat([self.names, order[~known]]).sort()
+        self.names, turn = torch.cat([self.names, order[unknown]]).sort()
         self.slots = torch.cat([self.slots, fresh])[turn]
         self.n_computed += new.values.numel()
         return Plan(self, view, slot[torch.searchsorted(order, names)], new.values)
@@ -76,17 +78,16 @@ class Cache:
 
     def _free(self, n: int, device: torch.device) -> Tensor:
         """`n` slots that hold nothing, `[n]`."""
-        room = 0 if self.hidden is None else self.hidden.shape[0]
-        used = torch.zeros(max(room, self.slots.numel() + n + ROOM), dtype=torch.bool, device=device)
+        most = int(self.slots.max()) + 1 if self.slots.numel() else 0
+        used = torch.zeros(most + n, dtype=torch.bool, device=device)
         used[self.slots] = True
         return (~used).nonzero().squeeze(1)[:n]
 
-    def write(self, number: int, slot: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store keys and values `[K, G, d]` of layer `number`; returns the layer's whole store."""
+    def write(self, number: int, slot: Tensor, room: int, k: Tensor, v: Tensor) -> Tensor:
+        """Store keys and values `[K, G, d]` of layer `number`, of `room` slots at least; gives its whole store."""
         if number == len(self.states):
             self.states.append(k.new_empty(0, 2, *k.shape[1:]))
-        self.states[number] = _grown(self.states[number], slot)
-        self.states[number][slot] = torch.stack([k, v], 1)
+        self.states[number] = _grown(self.states[number], room).index_copy_(0, slot, torch.stack([k, v], 1))
         return self.states[number]
 
 
@@ -102,10 +103,15 @@ class Plan:
     def __post_init__(self) -> None:
         """Lay the new elements and what they see into a few blocks."""
         view = self.view
+        self.at = self.slot[self.new]
+        self.room = int(self.slot.max()) + 1 if self.slot.numel() else 0
         row = view.rows[self.new]
         per_row = torch.bincount(row, minlength=view.n_rows)
         rows = per_row.nonzero().squeeze(1)
-        parts = _alike(per_row[rows], view.offsets.diff()[rows])
+        if view.name is None:
+            parts = _alike(per_row[rows], view.offsets.diff()[rows])
+        else:  # alone, a row needs neither padding nor a mask, and its states often lie in one piece
+            parts = list(torch.arange(rows.numel(), device=rows.device).split(1))
         self.blocks = [_Block(some, row, per_row[some], self) for some in (rows[part] for part in parts)]
 
     def of(self, column: Tensor) -> Tensor:
@@ -114,7 +120,7 @@ class Plan:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, window: int | None, layer: int) -> Tensor:
         """Store keys and values of the new elements and attend from them, `[K, H, d]`."""
-        store = self.cache.write(layer, self.slot[self.new], k, v)
+        store = self.cache.write(layer, self.at, self.room, k, v)
         if len(self.blocks) == 1:
             return self.blocks[0].attend(q, store, window)
         out = torch.empty_like(q)
@@ -122,12 +128,21 @@ class Plan:
             out[block.queries] = block.attend(q, store, window)
         return out
 
+    @property
+    def wanted(self) -> Tensor | None:
+        """Which of the new elements the view reads, `[R]`, where it names its elements: these are computed in any case.
+
+        None: what it reads may have been computed before, so that the last states of all are kept.
+        """
+        return None if self.view.name is None else torch.searchsorted(self.new, self.view.read)
+
     def read(self, hidden: Tensor) -> Tensor:
-        """Store the last states `[K, D]` of the new elements; those of the elements the view reads, `[R, D]`."""
+        """The states of the elements the view reads, `[R, D]`, from those of all new ones, or of those `wanted`."""
+        if self.view.name is not None:
+            return hidden
         cache = self.cache
-        room = hidden.new_empty(0, hidden.shape[1]) if cache.hidden is None else cache.hidden
-        cache.hidden = _grown(room, self.slot)
-        cache.hidden[self.slot[self.new]] = hidden
+        store = hidden.new_empty(0, hidden.shape[1]) if cache.hidden is None else cache.hidden
+        cache.hidden = _grown(store, self.room).index_copy_(0, self.at, hidden)
         return cache.hidden[self.slot[self.view.read]]
 
 
@@ -145,7 +160,10 @@ class _Block:
         lengths = view.offsets.diff()[rows]
         column = torch.arange(int(lengths.max()), device=rows.device)
         grid = starts[:, None] + torch.where(column < lengths[:, None], column, 0)  # padding reads the first element
-        self.slots = plan.slot[grid]
+        slots = plan.slot[grid]
+        self.slots: Tensor | slice = slots
+        if rows.numel() == 1 and bool((slots.diff() == 1).all()):  # in one piece: read where they lie
+            self.slots = slice(int(slots[0, 0]), int(slots[0, 0]) + slots.numel())
         at = starts.repeat_interleave(self.shape[1])  # padded queries see the first element
         at[self.flat] = plan.new[self.queries]
         at = at.view(self.shape)
@@ -165,7 +183,8 @@ class _Block:
         else:
             padded = q.new_zeros(b * n, heads, width)
             padded[self.flat] = q[self.queries]
-        k, v = (part.transpose(1, 2) for part in store[self.slots].unbind(2))  # [b, G, L, d] each
+        seen = store[self.slots].view(b, -1, *store.shape[1:])
+        k, v = (part.transpose(1, 2) for part in seen.unbind(2))  # [b, G, L, d] each
         groups = k.shape[1]
         # The heads that share keys stand behind each other as if they were more queries.
         q = padded.view(b, n, groups, heads // groups, width).permute(0, 2, 3, 1, 4).reshape(b, groups, -1, width)
@@ -228,10 +247,9 @@ def _first_of(names: Tensor) -> tuple[Tensor, Tensor]:
     return order, first.scatter_reduce(0, inverse, torch.arange(names.numel(), device=names.device), "amin")
 
 
-def _grown(store: Tensor, slot: Tensor) -> Tensor:
-    """The store with room for the highest slot."""
-    most = int(slot.max()) + 1 if slot.numel() else 0
-    if most <= store.shape[0]:
+def _grown(store: Tensor, room: int) -> Tensor:
+    """The store with so many slots at least."""
+    if room <= store.shape[0]:
         return store
-    room = max(most, store.shape[0] * 3 // 2, ROOM)
+    room = max(room, store.shape[0] * 3 // 2, ROOM)
     return torch.cat([store, store.new_empty(room - store.shape[0], *store.shape[1:])])

@@ -205,7 +205,7 @@ class Backbone(nn.Module):
         if cache is None or (view.full and view.name is None):
             return self._through(view, Pattern(view, dense), view.read)
         plan = cache.plan(view)
-        return plan.read(self._through(view, plan, None) if plan.new.numel() else self.embedding.weight[:0])
+        return plan.read(self._through(view, plan, plan.wanted) if plan.new.numel() else self.embedding.weight[:0])
 
     def _through(self, view: View, pattern: Pattern | Plan, read: Tensor | None) -> Tensor:
         """The elements that a pattern wants computed, through all layers; of those the ones to be read."""

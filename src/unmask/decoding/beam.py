@@ -28,6 +28,8 @@ class Hypotheses:
         """Rows by number, or by a mask."""
         if rows.dtype == torch.bool:
             rows = rows.nonzero().squeeze(1)
+        if torch.equal(rows, torch.arange(self.n_rows, device=rows.device)):  # as in most steps
+            return self
         columns = (self.score[rows], self.merged[rows], self.group[rows], self.age[rows])
         return Hypotheses(self.canvas.take(rows), *columns)
 
@@ -96,6 +98,8 @@ def merge(hypotheses: Hypotheses) -> Hypotheses:
 
     Equal in ids, holes and roles, element by element. The one that stays is the first.
     """
+    if hypotheses.group.unique().numel() == hypotheses.n_rows:
+        return hypotheses
     same = same_canvas(hypotheses.canvas, hypotheses.group)
     n = int(same.max()) + 1 if same.numel() else 0
     if n == hypotheses.n_rows:

@@ -130,10 +130,11 @@ class MaskedDiffusion:
         """The `n` best words at every mask that was read; `allowed` of no token is that of the ends."""
         words = prediction.words()
         leaning = words if shape.against is None else _guided(words, shape.against.words(), shape.guidance)
-        may = shape.allowed[:, :-1, 0].gather(1, shape.token_class.expand(words.shape[0], -1))
-        may[:, self.ends] = shape.allowed[:, -1:, 0]
-        sites, barred = prediction.sites, ~may
-        may_words = leaning.masked_fill(barred, -math.inf)
+        bars = torch.zeros(shape.allowed.shape[:2], dtype=words.dtype, device=words.device)
+        bars.masked_fill_(~shape.allowed[:, :, 0], -math.inf)  # to be added, which is quicker than to fill
+        ends, bars = bars[:, -1:], bars.index_select(1, shape.token_class)
+        bars[:, self.ends] = ends
+        sites, may_words = prediction.sites, leaning + bars
         picked, score = choose(may_words, n, shape, noise, sites.row, canvas.index[sites.element])
         sure = certainty(leaning, may_words)
         if shape.waits and self.ends:
@@ -146,7 +147,7 @@ class MaskedDiffusion:
             word=picked,
             left=torch.zeros_like(picked, dtype=torch.bool),
             right=torch.zeros_like(picked, dtype=torch.bool),
-            log_prob=words.masked_fill(barred, -math.inf).gather(1, picked),
+            log_prob=words.gather(1, picked) + bars.gather(1, picked),
             score=score,
             **sure,
         )
