@@ -1,8 +1,8 @@
 """Small models for tables, by recipe, settings and budget: each in a folder named after them, and made once.
 
-    python experiments/pilot.py --text my.txt --out runs/pilots --tokens 2e6 --seeds 2 backbone.n_layers=4
+    python experiments/pilot.py --text my.txt --out runs/pilots --tokens 2e6 --set backbone.n_kv_heads=1 ema=null
 
-The last words are settings as `unmask train` takes them. All models of one --out share a vocabulary and the data as
+What --set says is as `unmask train` takes it. All models of one --out share a vocabulary and the data as
 ids. A model that is finished is not trained again, one that was stopped goes on. The other scripts make theirs here.
 """
 
@@ -215,7 +215,8 @@ def arguments(doc: str | None, name: str, text: bool = True, **defaults: Any) ->
         shown = option.removeprefix("n_").replace("_", "-")
         add(f"--{shown}", dest=option, type=int, default=value, help="(%(default)s)", metavar="N")
     add("--vocabulary", type=int, metavar="N", help="its size; else by the size of the text")
-    add("settings", nargs="*", metavar="key=value", help="more settings of models with fresh weights")
+    told = {"dest": "settings", "metavar": "KEY=VALUE", "help": "more settings of models with fresh weights"}
+    add("--set", nargs="+", action="extend", default=[], **told)
     parser.set_defaults(**defaults)
     return parser
 

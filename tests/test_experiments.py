@@ -87,7 +87,7 @@ def test_levels(text, out, capsys, monkeypatch):
 
 def test_a_budget_of_processor_time_is_measured(text, out, capsys, monkeypatch):
     asked = ["--text", str(text), "--out", str(out / "cpu"), *TINY[2:-2], "--cpu", "0.2", "--seeds", "2"]
-    pilot.main([*asked, "backbone.qk_norm=false"])
+    pilot.main([*asked, "--set", "backbone.qk_norm=false"])
     printed = capsys.readouterr().out
     one, two = shown(printed)
     assert number(one["steps"]) == number(two["steps"]) >= 1
@@ -98,7 +98,7 @@ def test_a_budget_of_processor_time_is_measured(text, out, capsys, monkeypatch):
     assert number(one["cpu_seconds"]) == pytest.approx(sum(steps), abs=0.06)
     assert len({path.name for path in (out / "cpu").glob("vocabulary-*")}) == 1
     nothing_is_trained(monkeypatch)
-    pilot.main([*asked, "backbone.qk_norm=false"])
+    pilot.main([*asked, "--set", "backbone.qk_norm=false"])
     assert capsys.readouterr().out == printed
 
 
