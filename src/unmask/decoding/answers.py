@@ -39,10 +39,11 @@ def fills_of(
         found: Best first.
         search: How it was searched.
     """
+    grew = search.expands and bool(opened.rules.grows[opened.requests[number].starts.request].any())
     kind = kind_of(
         objective.paths,
         summed=opened.summed[number],
-        several=search.rule.several or search.steps is not None or search.masks.remask is not None,
+        several=search.rule.several or search.steps is not None or search.masks.remask is not None or grew,
         estimated=opened.estimated[number],
     )
     probs = candidate_probs(opened, number, found)

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from unmask.canvas import Canvas, Role
+from unmask.decoding.policies import best_sites
 from unmask.holes import Blank, Hole, Mask
-from unmask.objectives import Sites
+from unmask.objectives import Proposal, Sites
 from unmask.tokenizer import TokenTable
 
 MAX_WORDS = 8  # of a free blank, unless told
@@ -73,6 +74,7 @@ class Rules:
     n_forced: Tensor  # [Q, H] int64, how many, -1: not forced
     told: Tensor  # [Q, H] bool, it has a sign for each of its tokens from the start
     open: Tensor  # [Q, H] bool, a free blank at the end of its text that is told: lines may break in it
+    grows: Tensor  # [Q, H] bool, it may get more signs while it is written
     ends: bool = True  # whether a family that is told may write an end before all signs of a hole
     each: bool = False  # the family is told: whatever is missing has a sign of its own
 
@@ -91,6 +93,7 @@ class Rules:
         lengths: Sequence[dict[int, int]] = (),
         ends: bool = True,
         last: Sequence[int] = (),
+        grows: Sequence[dict[int, int]] = (),
     ) -> Rules:
         """Rules of `Q` starting rows.
 
@@ -102,30 +105,32 @@ class Rules:
             lengths: How many signs some holes of each row have, by hole, where families are told; none elsewhere.
             ends: Whether such a family may end before them all.
             last: The hole of each row that ends its text, -1: none; nothing said: of all.
+            grows: How many signs some holes of each row may come to, by hole, where they may grow; nothing said: none.
         """
         width = max([1, *(len(row) for row in holes)])
         longest = max([1, *(len(tokens) for row in forced for tokens in row.values())])
         limits = torch.zeros(4, len(holes), width, dtype=torch.int64)
-        flags = torch.zeros(5, len(holes), width, dtype=torch.bool)
+        flags = torch.zeros(6, len(holes), width, dtype=torch.bool)
         told = torch.full((len(holes), width, longest), -1, dtype=torch.int64)
         n_forced = torch.full((len(holes), width), -1, dtype=torch.int64)
         for q, row in enumerate(holes):
             for h, hole in enumerate(row):
                 length = lengths[q].get(h) if lengths else None
-                limits[:, q, h] = torch.tensor(_limits(hole, max_words, room[q][h], length))
+                most = grows[q].get(h) if grows else None
+                limits[:, q, h] = torch.tensor(_limits(hole, max_words, room[q][h], most or length))
                 # A mask is whatever token stood there, a sign of punctuation too; a blank is words, and joins one.
                 joins = (False, False) if isinstance(hole.sign, Mask) else (hole.joins_left, hole.joins_right)
                 open_end = length is not None and hole.sign == Blank() and bool(last) and last[q] == h
-                flags[:, q, h] = torch.tensor([hole.spaced, *joins, length is not None, open_end])
+                flags[:, q, h] = torch.tensor([hole.spaced, *joins, length is not None, open_end, most is not None])
                 if h in forced[q]:
                     tokens = forced[q][h]
                     n_forced[q, h] = len(tokens)
                     told[q, h, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
-        spaced, joins_left, joins_right, by_length, open_end = flags
+        spaced, joins_left, joins_right, by_length, open_end, growing = flags
         least, most, tokens, free = limits
         return cls(
             least, most, tokens, free.bool(), spaced, joins_left, joins_right, told, n_forced, by_length, open_end,
-            ends, bool(lengths),
+            growing, ends, bool(lengths),
         )  # fmt: skip
 
     def to(self, device: torch.device) -> Rules:
@@ -250,6 +255,15 @@ def allowed(canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses, a
         early = (element != count.leftmost[pair]) & (rules.min_words[here] <= 1) & ~joins_right
         ends = torch.where(rules.told[here], early & rules.ends, ends)
     return _force(may, ends & ~white.hangs, n_tokens, rules, here, classes)
+
+
+def one_a_hole(proposal: Proposal, canvas: Canvas, rules: Rules, chosen: Tensor) -> Tensor:
+    """Of the `chosen [S]` sites the surest of each hole whose words count: two could together break its limits."""
+    n_holes, sites = rules.min_words.shape[1], proposal.sites
+    pair = sites.row * n_holes + sites.hole
+    value = torch.where(chosen, proposal.best, -torch.inf)
+    counted = rules.counted[canvas.request[sites.row], sites.hole]
+    return chosen & (~counted | best_sites(value, pair, int(pair.max()) + 1 if pair.numel() else 0))
 
 
 @dataclass(frozen=True)

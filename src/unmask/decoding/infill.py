@@ -14,8 +14,9 @@ from unmask.canvas import Canvas, Role
 from unmask.decoding import beam
 from unmask.decoding.beam import Hypotheses
 from unmask.decoding.blocks import Blocks, check
-from unmask.decoding.constraints import Rules, TokenClasses, allowed, hit_limit
-from unmask.decoding.policies import Progress, best_sites, places
+from unmask.decoding.constraints import Rules, TokenClasses, allowed, hit_limit, one_a_hole
+from unmask.decoding.expansion import Expansion
+from unmask.decoding.policies import Progress, places
 from unmask.decoding.reading import Reader
 from unmask.decoding.remasking import masked_again, remasking_quota, taken_back
 from unmask.decoding.requests import Finished, Request, State
@@ -70,7 +71,7 @@ class _Loop:
         self.waiting = list(range(len(requests)))
         self.open: Hypotheses | None = None
         self.passes = 0
-        self.reader = Reader(model, search.masks)
+        self.reader, self.expansion = Reader(model, search.masks), Expansion.of(model, rules, search)
         self.deadline = None if search.timeout is None else time.monotonic() + search.timeout
         keys = [request.key for request in requests]
         self.price = torch.zeros(rules.min_words.shape[0], dtype=torch.float64, device=model.device)
@@ -148,18 +149,24 @@ class _Loop:
         search, canvas = self.search, rows.canvas
         sites = self.model.objective.sites(canvas)
         blocks = Blocks.cut(canvas, sites, search.masks.block, self.reader.whole)
-        sites = sites.take(blocks.open)
+        which = blocks.open if self.expansion is None else self.expansion.read(canvas, sites, blocks)
         noise = self._noise(rows) if search.sampling else None
-        proposal = self._propose(rows, sites, blocks, noise)
+        seen = self._propose(rows, sites.take(which), blocks, noise)
+        proposal, sites = seen.take(blocks.open[which]), sites.take(blocks.open)
         back = self._back(rows, noise)
         progress = Progress(rows.n_rows, self._quota(rows, sites, blocks, back), search.rule.level or 0.0)
         chosen = search.rule.choose(proposal, progress, noise)
         total, alive = self._totals(rows, proposal, chosen)
-        if search.at_once:
-            chosen = self._one_a_hole(proposal, canvas, chosen & alive[sites.row])
+        if search.at_once or self.expansion is not None:
+            chosen = one_a_hole(proposal, canvas, self.rules, chosen & alive[sites.row])
             site = chosen.nonzero().squeeze(1)
             written = self._write(rows, proposal, site, proposal.score[site].argmax(1), alive)
-            return written if back is None else masked_again(self.model, rows, written, back, self.passes + 1)
+            if back is not None:
+                written = masked_again(self.model, rows, written, back, self.passes + 1)
+            if self.expansion is None:
+                return written
+            slots = self.expansion.slots(rows, seen, proposal, chosen, blocks)
+            return self.expansion.widened(rows, written, slots, self.passes + 1)
         self._look_ahead(rows, proposal, total)
         total = torch.where(alive[proposal.sites.row][:, None], total - self._due(rows, proposal), -torch.inf)
         site, pick = beam.grow(total, proposal, rows.group, self._width)
@@ -200,14 +207,6 @@ class _Loop:
         row = proposal.sites.row
         more = proposal.left.long() + proposal.right.long() - 1
         return self.price[rows.canvas.request[row]][:, None] * (n_signs(rows.canvas)[row][:, None] + more)
-
-    def _one_a_hole(self, proposal: Proposal, canvas: Canvas, chosen: Tensor) -> Tensor:
-        """Of the chosen sites the surest of each hole whose words count: two could together break its limits."""
-        n_holes, sites = self.rules.min_words.shape[1], proposal.sites
-        pair = sites.row * n_holes + sites.hole
-        value = torch.where(chosen, proposal.best, -torch.inf)
-        counted = self.rules.counted[canvas.request[sites.row], sites.hole]
-        return chosen & (~counted | best_sites(value, pair, int(pair.max()) + 1 if pair.numel() else 0))
 
     def _totals(self, rows: Hypotheses, proposal: Proposal, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """What each alternative would come to `[S, A]`, and which rows have no dead end `[B]`."""

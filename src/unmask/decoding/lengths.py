@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unmask.canvas import Canvas, Role, concat
 from unmask.decoding.constraints import TOKENS_A_WORD
+from unmask.decoding.expansion import within
 from unmask.decoding.infill import CHUNK, chunks
 from unmask.decoding.masks import Masks
 from unmask.decoding.replay import signs_for
@@ -21,7 +22,7 @@ from unmask.objectives import Told
 
 MOST = 64  # tokens of a blank inside a text, unless its words are told
 PATIENCE = 4  # lengths that may be no better before the climb ends
-FIRST, STEP, WINDOW, ENOUGH = 32, 16, 32, 0.5  # growth: masks at first and at a time; the last, and how sure they end
+FIRST, STEP, ENOUGH = 32, 16, 0.5  # growth: masks at first and at a time, and how sure the last of them must end it
 SURE = 0.9  # of an end, to leave out what stands behind it
 LOGITS = 2**27  # of one pass, at most: tokens times words
 
@@ -232,15 +233,6 @@ def _ended(family: Told, words: Tensor, row: Tensor, n_rows: int) -> Tensor:
     place = torch.arange(row.numel(), device=row.device) - (n.cumsum(0) - n)[row]
     unsure = torch.full_like(n, -1).scatter_reduce(0, row, torch.where(ends < SURE, place, -1), "amax")
     return torch.stack([_mean(ends[last], row[last], n_rows), (n - 2 - unsure).clamp(min=0).double()], 1)
-
-
-def within(size: Tensor, of: Tensor) -> Tensor:
-    """Which of some elements, `size [P]` to a part and in order, are the last of their part `of [M]`, `[M]` bool.
-
-    The last are `WINDOW`, or half of the part where that is shorter, one at least.
-    """
-    from_end = size.cumsum(0)[of] - torch.arange(of.numel(), device=of.device)
-    return from_end <= torch.minimum(size // 2, size.new_tensor(WINDOW)).clamp(min=1)[of]
 
 
 def _mean(values: Tensor, row: Tensor, n_rows: int) -> Tensor:

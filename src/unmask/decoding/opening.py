@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,8 +69,7 @@ def open_all(
     plans = [_starts(model, tokenizer, reading) for reading in readings]
     counts = [len(plan) for plan in plans]
     known = _lengths(model, readings, plans, masks, max_words)
-    lengths = [one.lengths for one in known]
-    rows = [_rows(model, *one) for one in zip(readings, plans, lengths, strict=True)]
+    rows = [_rows(model, *one) for one in zip(readings, plans, known, strict=True)]
     starts = [start for plan in plans for start in plan]
     canvas = concat([row.to(device) for row in rows]) if rows else Canvas.from_rows([])
     canvas = replace(canvas, request=torch.arange(canvas.n_rows, device=device))
@@ -79,7 +79,7 @@ def open_all(
     holes = [reading.holes for reading, n in zip(readings, counts, strict=True) for _ in range(n)]
     lost = [False] * len(starts)
     # Before anything is read: a text that is far too long would cost much only to be refused.
-    by_row = [some for some, n in zip(lengths, counts, strict=True) for _ in range(n)]
+    by_row = [one.lengths for one, n in zip(known, counts, strict=True) for _ in range(n)]
     room = [_room(model, *one) for one in zip(_taken(canvas, appends), starts, holes, by_row, strict=True)]
     if not appends:
         score = score + _emptiness(model, canvas, starts, holes, counts)
@@ -92,10 +92,8 @@ def open_all(
     elif any(whole := [_all_told(start, some) for start, some in zip(starts, holes, strict=True)]):
         canvas = _written(model, canvas, readings, plans, whole)
         score = canvas.row_log_prob
-    forced = [start.forced for start in starts]
-    last = [at_end(reading.canvas) for reading, n in zip(readings, counts, strict=True) for _ in range(n)]
-    by_length = by_row if told(model.objective) else ()
-    rules = Rules.build(holes, max_words, forced, room, by_length, masks.ending != "never", last).to(device)
+    told_by = {"ends": masks.ending != "never", **_by_length(model, readings, known, counts)}
+    rules = Rules.build(holes, max_words, [start.forced for start in starts], room, **told_by).to(device)
     classes = _classes(model, tokenizer, starts).to(device)
     requests, first = [], 0
     for reading, plan in zip(readings, plans, strict=True):
@@ -221,13 +219,13 @@ def candidate_of(tokenizer: Tokenizer, hole: Hole, text: str) -> list[int]:
     return ids
 
 
-def _rows(model: Model, reading: Reading, starts: Sequence[Start], lengths: dict[int, int]) -> Canvas:
+def _rows(model: Model, reading: Reading, starts: Sequence[Start], known: Found) -> Canvas:
     """A row for each start, in the family's dialect; one that is told lengths has a sign for each token."""
     if told(model.objective) is None:
         opened = model.objective.open(reading.canvas, reading.holes)
         return opened.take(torch.zeros(len(starts), dtype=torch.int64))
     holes = [hole if isinstance(hole.sign, Mask) else replace(hole, sign=Mask()) for hole in reading.holes]
-    counts = [lengths | {h: len(ids) for h, ids in start.forced.items()} for start in starts]
+    counts = [known.lengths | {h: len(ids) for h, ids in start.forced.items()} for start in starts]
     return model.objective.open(concat([signs_for(reading.canvas, some) for some in counts]), holes)
 
 
@@ -244,6 +242,20 @@ def _lengths(
         return [Found({}, {}) for _ in readings]
     asked = [_measured(model, reading, plan) for reading, plan in zip(readings, plans, strict=True)]
     return choose_lengths(model, family, asked, masks, max_words)
+
+
+def _by_length(
+    model: Model, readings: Sequence[Reading], known: Sequence[Found], counts: Sequence[int]
+) -> dict[str, Any]:
+    """What the rules say of the lengths of each row's holes; nothing where the family is not told them."""
+    if told(model.objective) is None:
+        return {}
+    each = [pair for pair, n in zip(zip(readings, known, strict=True), counts, strict=True) for _ in range(n)]
+    return {
+        "lengths": [one.lengths for _, one in each],
+        "grows": [one.room for _, one in each],
+        "last": [at_end(reading.canvas) for reading, _ in each],
+    }
 
 
 def _measured(model: Model, reading: Reading, plan: Sequence[Start]) -> Blanks:

@@ -87,12 +87,12 @@ def masked_again(model: Model, rows: Hypotheses, written: Hypotheses, back: Tens
     family = told(model.objective)
     assert family is not None
     canvas = written.canvas
-    again = torch.isin(_names(written), _names(rows)[back]) & (canvas.role == Role.TEXT)
+    again = torch.isin(names(written), names(rows)[back]) & (canvas.role == Role.TEXT)
     cost = canvas.row_log_prob
     canvas = canvas.apply(family.take_back(canvas, again.nonzero().squeeze(1), step))
     return replace(written, canvas=canvas, score=written.score + canvas.row_log_prob - cost)
 
 
-def _names(rows: Hypotheses) -> Tensor:
+def names(rows: Hypotheses) -> Tensor:
     """A number for each element that is its own among all rows, `[N]`."""
     return scattered(scattered(rows.group)[rows.canvas.rows] + rows.canvas.key)

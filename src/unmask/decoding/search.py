@@ -48,6 +48,15 @@ class Search:
         return not self.at_once or (not self.rule.several and self.steps is None)
 
     @property
+    def expands(self) -> bool:
+        """Whether masks may be added on the way: a text is one row, nothing that is as long is compared with it.
+
+        Nor can it be seen where the end is hidden.
+        """
+        one = self.sampling or (self.beam == 1 and not self.rule.all)
+        return one and self.masks.suffix is None and self.masks.ending != "never"
+
+    @property
     def sampling(self) -> bool:
         """Whether anything is drawn: each fill is a row of its own then."""
         return draws(self.rule, self.temperature, self.masks)

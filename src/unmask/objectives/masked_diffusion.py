@@ -149,6 +149,7 @@ class MaskedDiffusion:
             right=torch.zeros_like(picked, dtype=torch.bool),
             log_prob=words.gather(1, picked) + bars.gather(1, picked),
             score=score,
+            ended=words[:, self.ends].exp().sum(-1) if self.ends else None,
             **sure,
         )
 
@@ -172,6 +173,10 @@ class MaskedDiffusion:
     def take_back(self, canvas: Canvas, element: Tensor, step: int) -> Edits:
         """A mask in the place of each written `element [T]`."""
         return Edits.put(element, torch.full_like(element, self.mask), Role.SIGN, step)
+
+    def grow(self, canvas: Canvas, element: Tensor, n: Tensor, step: int) -> Edits:
+        """So many masks in the place of each mask `element [T]`."""
+        return Edits.emit(element, n, torch.full_like(element, self.mask).repeat_interleave(n), Role.SIGN, step)
 
     def likelihood(
         self,

@@ -7,7 +7,7 @@ edit: a decoding step.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, cast
 
 from torch import Tensor, nn
@@ -90,6 +90,14 @@ class Proposal:
     confidence: Tensor  # [S] log-probability of the best word, unshaped
     margin: Tensor  # [S] best minus second
     best: Tensor  # [S] as `confidence`, of the words that may come; -inf: none may
+    ended: Tensor | None = None  # [S] probability of an end, unshaped, in families that are told lengths and write ends
+
+    def take(self, which: Tensor) -> Proposal:
+        """Of some sites, by `which [S]` bool."""
+        if bool(which.all()):
+            return self
+        columns = {name: value[which] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, sites=self.sites.take(which), **columns)
 
 
 @dataclass(frozen=True)
@@ -186,6 +194,10 @@ class Told(Objective, Protocol):
 
     def take_back(self, canvas: Canvas, element: Tensor, step: int) -> Edits:
         """A sign in the place of each written `element [T]`."""
+        ...
+
+    def grow(self, canvas: Canvas, element: Tensor, n: Tensor, step: int) -> Edits:
+        """As many signs as `n [T]` says in the place of each sign `element [T]`."""
         ...
 
 
