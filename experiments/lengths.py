@@ -8,7 +8,8 @@ the longest are filled up by ends (`eos`), by a rainbow of signs, or not at all 
 canvas of some times the true length (the end of the answer is one of its tokens), with a length that it probes, and
 with a canvas that grows. The pairs are `{"prompt": ..., "response": ...}` a line, or made of --text: a sentence's
 beginning and the rest of it (`--task rest`), or some words that are to be said again (`--task repeat`, of which an
-answer is right or wrong). Exact: the answer is the true one; F1: of its words and signs, of any order.
+answer is right or wrong). A left-to-right model that learned the same ends by itself. Exact: the answer is the true
+one; F1: of its words and signs, of any order.
 """
 
 import json
@@ -24,6 +25,7 @@ from pilot import Pilots, arguments, digest, run
 from table import Row, Table, markdown, spread
 
 PADS = ("eos", "rainbow", "none")
+BASELINE, ITSELF = "left to right", "ends by itself"
 FACTORS = (0.5, 1.0, 1.5, 2.0, 4.0)
 FOUND = ("probe", "grow")
 COLUMNS = {
@@ -103,7 +105,8 @@ def answers(lm: Any, asked: Sequence[Pair], canvas: float | str, policy: str) ->
         places = list(group)
         for part in (places[start : start + BATCH] for start in range(0, len(places), BATCH)):
             prompts = [asked[i]["prompt"] for i in part]
-            for i, fills in zip(part, lm.generate(prompts, policy=policy, masks=Masks(length=length)), strict=True):
+            how = {} if canvas == ITSELF else {"policy": policy, "masks": Masks(length=length)}
+            for i, fills in zip(part, lm.generate(prompts, beam=1, **how), strict=True):
                 out[i] = fills[0].holes[0].text
     return out
 
@@ -163,9 +166,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     shared |= {"asked": digest(asked)}
 
     def measure(key: Row) -> Row:
-        base = pilots.make("base", seed=key["seed"])
-        label, settings = f"{key['filled up by']} {task}", [f"data.pad={key['filled up by']}", "epochs=null"]
-        made = pilots.make(label, settings, key["seed"], recipe="llada-sft", start=base, texts=[path], steps=teaching)
+        pad = key["filled up by"]
+        own = pilots.left_to_right(stop="end") if pad == BASELINE else []
+        base = pilots.make("base", own, key["seed"])
+        settings = [*own, f"data.pad={'none' if own else pad}", "epochs=null"]
+        how: dict[str, Any] = {"recipe": "llada-sft", "start": base, "texts": [path], "steps": teaching}
+        made = pilots.make(f"{pad} {task}", settings, key["seed"], **how)
         said = answers(made.load(), asked, key["canvas"], given.policy)
         true = [pair["response"] for pair in asked]
         words = sum(len(one.split()) for one in said) / sum(len(one.split()) for one in true)
@@ -174,8 +180,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return made.cost | {"hits": hits, "F1s": scores, "words": words, "said": said[:20]}
 
     seeds = range(given.seeds)
-    ways = [(pad, canvas, seed) for pad in given.pads for canvas in [*given.canvas, *FOUND] for seed in seeds]
-    keys = [{"filled up by": pad, "canvas": canvas, "seed": seed} | shared for pad, canvas, seed in ways]
+    ways = [(pad, canvas) for pad in given.pads for canvas in [*given.canvas, *FOUND]] + [(BASELINE, ITSELF)]
+    keys = [{"filled up by": pad, "canvas": canvas, "seed": s} | shared for pad, canvas in ways for s in seeds]
     print(markdown(lines(Table(given.out / "lengths.jsonl").rows(keys, measure)), COLUMNS))
     print(f"\n{len(asked)} asked, {given.seeds} seeds; words: how many were written for each true one.")
 

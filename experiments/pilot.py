@@ -70,12 +70,15 @@ class Pilots:
         budget = [self.given.cpu, self.given.tokens, self.given.steps]
         return digest(self.common, self.fresh, budget, self.vocabulary.name, *map(_identity, self.texts))
 
-    def left_to_right(self) -> list[str]:
-        """Settings of the baseline: the same backbone, from left to right; it ends a text with a sign of its own."""
+    def left_to_right(self, stop: str = "answer") -> list[str]:
+        """Settings of the baseline: the same backbone, from left to right; `stop`: the sign with which it ends a text.
+
+        Answers that are learned from dialogues end with `end`; elsewhere a sign that stands in no other place is it.
+        """
         from unmask.tokenizer import Tokenizer
 
         signs = Tokenizer.load(self.vocabulary).signs
-        options = {"plain": True, "begin": signs["start"], "stop": signs["answer"]}
+        options = {"plain": True, "begin": signs["start"], "stop": signs[stop]}
         return [f"objective={json.dumps({'name': 'left_to_right', **options})}", "masking=all"]
 
     def make(

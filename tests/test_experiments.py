@@ -227,14 +227,17 @@ def test_lengths(text, out, capsys):
     lengths.main(["--text", str(text), "--out", str(out / "lengths"), *TINY, *sizes])
     rows = shown(capsys.readouterr().out)
     ways = ["0.5 x", "2 x", "probe", "grow"]
-    assert [(row["filled up by"], row["canvas"]) for row in rows] == [(p, w) for p in lengths.PADS for w in ways]
+    assert [(row["filled up by"], row["canvas"]) for row in rows] == [
+        *((pad, way) for pad in lengths.PADS for way in ways),
+        ("left to right", "ends by itself"),
+    ]
     for row in rows:
         assert 0 <= number(row["exact"]) <= 100
         assert 0 <= number(row["F1"]) <= 1
         assert number(row["words"]) >= 0
         assert row["n"] == "2"
     pads = {path.name.split("-")[0] for path in (out / "lengths" / "pilots").iterdir()}
-    assert pads == {"base", "eos", "rainbow", "none"}
+    assert pads == {"base", "eos", "rainbow", "none", "left"}
     for run in (out / "lengths" / "pilots").glob("rainbow-*"):
         assert "pad: rainbow" in (run / "config.yaml").read_text()
 
@@ -245,7 +248,7 @@ def test_pairs_of_ones_own(text, out, tmp_path, capsys):
     sizes = ["--policy", "parallel", "--taught", "256", "-n", "2", "--canvas", "1", "--pads", "none"]
     own = ["--pairs", str(tmp_path / "pairs.jsonl"), "--asked", str(tmp_path / "pairs.jsonl")]
     lengths.main(["--text", str(text), "--out", str(out / "lengths"), *TINY, *sizes, *own])
-    assert [row["canvas"] for row in shown(capsys.readouterr().out)] == ["1 x", "probe", "grow"]
+    assert [row["canvas"] for row in shown(capsys.readouterr().out)] == ["1 x", "probe", "grow", "ends by itself"]
     with pytest.raises(SystemExit):
         lengths.main(["--text", str(text), *own[:2]])
 
