@@ -94,6 +94,14 @@ def test_it_grows_within_its_room_and_its_steps() -> None:
     assert slots(*rows_of([MASK] * 6), sure, ended, **(blocks | {"steps": 6})) == [(0, 8)]
 
 
+def test_with_a_cache_it_grows_when_all_is_computed_anew() -> None:
+    begun, rules = rows_of([W, W, MASK, MASK, MASK], age=2)
+    sure, ended = [0.05] * 3, [0.0] * 3
+    for block, refresh, grows in ((2, None, True), (3, None, False), (3, 2, True), (3, 3, False), (3, 1, True)):
+        masks = Masks(block=block, cache="dual", refresh=refresh)
+        assert slots(begun, rules, sure, ended, masks=masks) == ([(0, 8)] if grows else [])
+
+
 @pytest.mark.parametrize("how", [{"beam": 4}, {"masks": Masks(ending="never")}, {"masks": Masks(block=2, suffix=1)}])
 def test_where_nothing_is_added(how: dict[str, Any]) -> None:
     assert slots(*rows_of([MASK] * 2), [0.05] * 2, [0.0] * 2, **how) is None

@@ -48,13 +48,14 @@ class Expansion:
         grows = family is not None and search.expands and bool(rules.grows.any())
         return cls(family, rules, search) if grows and family is not None else None
 
-    def read(self, canvas: Canvas, sites: Sites, blocks: Blocks) -> Tensor:
-        """Which sites are to be read, `[S]` bool: those that are open, and the last of what may grow."""
+    def read(self, rows: Hypotheses, sites: Sites, blocks: Blocks) -> Tensor:
+        """Which sites are to be read, `[S]` bool: those that are open, and the last of what may grow now."""
+        canvas = rows.canvas
         mine = self._own(canvas)
         row = canvas.rows[mine]
         last = torch.zeros(canvas.n_elements, dtype=torch.bool, device=mine.device)
         last[mine] = within(torch.bincount(row, minlength=canvas.n_rows), row)
-        return blocks.open | last[sites.element]
+        return blocks.open | (last[sites.element] & self._whole(rows, blocks)[sites.row])
 
     def slots(self, rows: Hypotheses, seen: Proposal, proposal: Proposal, chosen: Tensor, blocks: Blocks) -> Slots:
         """The worst mask of each row whose end is not sure, where it is bad enough and there is room.
@@ -67,7 +68,7 @@ class Expansion:
             blocks: Of the canvas.
         """
         canvas, sites = rows.canvas, proposal.sites
-        n, unsure = self._more(rows, blocks), self._unsure(canvas, seen)
+        n, unsure = self._more(rows, blocks), self._unsure(canvas, seen) & self._whole(rows, blocks)
         confidence = proposal.confidence.double()
         bad = self.rules.grows[canvas.request[sites.row], sites.hole] & ~chosen & confidence.isfinite()
         bad = bad & (confidence.exp() < DOUBT) & (unsure & (n > 1))[sites.row]
@@ -90,6 +91,15 @@ class Expansion:
         element = (torch.isin(name, wanted) & (written.canvas.role == Role.SIGN)).nonzero().squeeze(1)
         n = slots.n[order][torch.searchsorted(wanted, name[element])]
         return replace(written, canvas=written.canvas.apply(self.family.grow(written.canvas, element, n, step)))
+
+    def _whole(self, rows: Hypotheses, blocks: Blocks) -> Tensor:
+        """Which rows are computed whole in this step, `[B]` bool: with a cache not all are, and the end is not read."""
+        canvas, masks = rows.canvas, self.search.masks
+        if masks.cache is None:
+            return torch.ones_like(rows.merged)
+        written = (blocks.of == blocks.active[canvas.rows]) & (canvas.role != Role.SIGN)
+        begins = canvas.sum_rows(written.long()) == 0
+        return begins if masks.refresh is None else begins | (rows.age % masks.refresh == 0)
 
     def _own(self, canvas: Canvas) -> Tensor:
         """The elements of holes that may grow, `[M]`; a row has one such hole at most, its last."""

@@ -149,7 +149,7 @@ class _Loop:
         search, canvas = self.search, rows.canvas
         sites = self.model.objective.sites(canvas)
         blocks = Blocks.cut(canvas, sites, search.masks.block, self.reader.whole)
-        which = blocks.open if self.expansion is None else self.expansion.read(canvas, sites, blocks)
+        which = blocks.open if self.expansion is None else self.expansion.read(rows, sites, blocks)
         noise = self._noise(rows) if search.sampling else None
         seen = self._propose(rows, sites.take(which), blocks, noise)
         proposal, sites = seen.take(blocks.open[which]), sites.take(blocks.open)

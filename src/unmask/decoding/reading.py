@@ -96,7 +96,8 @@ class Reader:
         """The view, without masks far behind the block, and with what may be kept of it."""
         canvas, masks = rows.canvas, self.masks
         if masks.cache is not None:
-            view = replace(view, name=self._names(rows, blocks), fresh=self._fresh(canvas, blocks, step))
+            fresh = self._fresh(canvas, blocks, step).index_fill(0, view.read, True)  # what is read is never kept
+            view = replace(view, name=self._names(rows, blocks), fresh=fresh)
         if masks.suffix is None or masks.block is None:
             return view
         own = blocks.of >= 0
