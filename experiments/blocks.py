@@ -18,7 +18,7 @@ from typing import Any
 
 from held_out import cut, passages
 from levels import scores
-from pilot import Pilots, arguments, run
+from pilot import Pilots, arguments, digest, run
 from table import Row, Table, markdown, spread
 
 WHOLE, BASELINE, TRUE = "whole row", "left to right", "the held-out text"
@@ -120,14 +120,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = [fill.holes[0].text for (fill,) in lm.generate(prompts, beam=1, masks=masks, **how)]
         return {"windows": windows(judge, found, given.row_tokens, given.times)}
 
-    said = shared | {"passages": len(texts), "draws": given.draws}
+    said = shared | {"passages": digest(texts), "draws": given.draws}
     rows = Table(given.out / "bounds.jsonl").rows(
         [{"block": block, "seed": seed} | said for block in blocks for seed in seeds], bound
     )
     print(markdown([summed(block, [row for row in rows if row["block"] == block]) for block in blocks], BOUNDS))
     print(f"\n{len(texts)} passages of {given.row_tokens} tokens, {given.draws} sets of masks, {given.seeds} seeds.\n")
 
-    said = shared | {"prompts": len(prompts), "times": given.times, "temperature": given.temperature}
+    said = shared | {"prompts": digest(prompts), "times": given.times, "temperature": given.temperature}
     asked = [(TRUE, 0), *((str(block), seed) for block in given.blocks for seed in seeds)]
     rows = Table(given.out / "long.jsonl").rows([{"block": b, "seed": s} | said for b, s in asked], write)
     print(markdown([line for block in dict.fromkeys(b for b, _ in asked) for line in _lines(block, rows)], LONG))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import blocks
 import facts
 import held_out
 import lengths
@@ -328,3 +329,24 @@ def test_each_says_what_it_does(script, capsys):
     said = capsys.readouterr().out
     assert f"python experiments/{script.__name__}.py" in said
     assert {"--out", "--seeds", "--tokens", "--cpu"} <= set(re.findall(r"--[\w-]+", said))
+
+
+def test_blocks(text, out, capsys):
+    own = ["--blocks", "2", "5", "-n", "4", "--draws", "2", "--prompts", "2", "--prompt", "6", "--local", "8"]
+    blocks.main([*TINY, "--text", str(text), "--out", str(out / "blocks"), "--times", "2", *own])
+    rows = shown(capsys.readouterr().out.partition("\n\n")[0])
+    assert [row["block"] for row in rows] == ["2", "5", "whole row", "left to right"]
+    assert [row["kind"] for row in rows] == ["bound", "bound", "bound", "exact"]
+    assert all(0 < number(row["nats a token"]) < 12 for row in rows)
+    blocks.main([*TINY, "--text", str(text), "--out", str(out / "blocks"), "--times", "2", *own])
+    rows = shown(capsys.readouterr().out.partition(".\n\n")[2])
+    assert [(row["block"], row["window"]) for row in rows] == [
+        (block, window) for block in ("the held-out text", "2", "5") for window in "12"
+    ]
+    assert all(number(row["perplexity"]) > 1 for row in rows if number(row["texts"]))
+    assert all(number(row["texts"]) == 2 for row in rows if row["block"] != "the held-out text")
+
+
+def test_a_run_of_four_that_stood_before_is_found_where_it_comes_again():
+    assert blocks._repeated([1, 2, 3, 4, 9, 1, 2, 3, 4, 5], 5) == 1 / 2
+    assert blocks._repeated([1, 2, 3, 4, 9, 1, 2, 3, 4, 5], 0) == 1 / 7
