@@ -129,3 +129,31 @@ def test_many_texts_leave_little_behind_and_a_batch_that_is_cut_says_the_same(
     for ours, theirs in zip(cut, whole, strict=True):
         assert [fill.text for fill in ours] == [fill.text for fill in theirs]
         assert [fill.log_prob for fill in ours] == pytest.approx([fill.log_prob for fill in theirs], abs=1e-6)
+
+
+def test_named_elements_lie_in_one_piece_and_are_found_wherever_they_lie() -> None:
+    """A row that has gone makes room in the middle; what comes next lies in two pieces, and reads the same."""
+    model, cache, generator = backbone("grouped"), Cache(), torch.Generator().manual_seed(0)
+
+    def named(lengths: list[int], first: int) -> View:
+        view = causal([torch.randint(0, 9, (n,), generator=generator).tolist() for n in lengths])
+        names = first + torch.arange(view.ids.numel())
+        return replace(view, stage=None, causal=False, name=names, fresh=view.position % 3 == 0)
+
+    def pieces(view: View) -> list[bool]:
+        return [isinstance(block.slots, slice) for block in cache.plan(view).blocks]
+
+    with torch.no_grad():
+        for lengths, first, keep, whole in (([4, 5], 0, 4, True), ([9], 100, 9, False), ([3], 200, 0, True)):
+            view = named(lengths, first)
+            everything = replace(view, name=None, fresh=None)
+            torch.testing.assert_close(model(view, cache=cache)[view.fresh], model(everything)[view.fresh])
+            assert pieces(view) == [whole] * len(lengths)
+            changed = replace(view, ids=torch.where(view.fresh, (view.ids + 1) % 9, view.ids))
+            some = replace(changed, read=view.fresh.nonzero().squeeze(1))
+            again, seen = model(some, cache=cache), model(some, cache=Cache())  # others keep what they were
+            assert cache.plan(some).new.numel() == some.read.numel()
+            assert again.shape == seen.shape and (again - seen).abs().max() > 1e-3
+            whole_again = replace(some, fresh=torch.ones_like(view.fresh))
+            torch.testing.assert_close(model(whole_again, cache=cache), seen)
+            cache.keep(names_of(view)[-keep:] if keep else view.ids[:0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -92,15 +93,15 @@ class Canvas:
         """Elements a row, `[B]`."""
         return self.offsets.diff()
 
-    @property
+    @cached_property
     def rows(self) -> Tensor:
         """The row of each element, `[N]`."""
         return row_of(self.offsets)
 
-    @property
+    @cached_property
     def index(self) -> Tensor:
         """The place of each element in its row, `[N]`."""
-        return torch.arange(self.n_elements, device=self.ids.device) - self.offsets[:-1].repeat_interleave(self.lengths)
+        return torch.arange(self.n_elements, device=self.ids.device) - self.offsets[self.rows]
 
     @property
     def in_holes(self) -> Tensor:
@@ -143,6 +144,15 @@ class Canvas:
         within = torch.arange(int(lengths.sum()), device=rows.device) - before.repeat_interleave(lengths)
         return within + self.offsets[:-1][rows].repeat_interleave(lengths)
 
+    def _put(self, edits: Edits) -> Canvas:
+        """Apply edits that are all one for one, as in most steps: nothing moves."""
+        if bool(self.fixed[edits.site].any()):
+            raise ValueError("an edit would change the user's own text · fixed elements are emitted exactly once")
+        birth = torch.full_like(edits.site, edits.birth)
+        stated = {"ids": edits.ids, "role": edits.role, "slot": edits.slot, "birth": birth, "log_prob": edits.log_prob}
+        columns = {name: getattr(self, name).index_copy(0, edits.site, value) for name, value in stated.items()}
+        return replace(self, **columns)
+
     def apply(self, edits: Edits) -> Canvas:
         """Every edited element gives way to its run; all others stay.
 
@@ -150,6 +160,8 @@ class Canvas:
             ValueError: when an edit would change, drop or double an element that is fixed.
         """
         n, site = self.n_elements, edits.site
+        if edits.hole is None and bool((edits.counts == 1).all()) and not bool(edits.kept.any()):
+            return self._put(edits)
         counts = self.ids.new_ones(n)
         counts[site] = edits.counts
         source = torch.arange(n, device=self.ids.device).repeat_interleave(counts)  # [N'] whose place it takes

@@ -38,6 +38,11 @@ class Hypotheses:
         """How many."""
         return self.canvas.n_rows
 
+    @property
+    def compete(self) -> bool:
+        """Whether some are of one group."""
+        return int(self.group.unique().numel()) < self.n_rows
+
 
 def join(parts: Sequence[Hypotheses]) -> Hypotheses:
     """Several in one; elements get fresh keys, which would grow without end if they only added up."""
@@ -98,7 +103,7 @@ def merge(hypotheses: Hypotheses) -> Hypotheses:
 
     Equal in ids, holes and roles, element by element. The one that stays is the first.
     """
-    if hypotheses.group.unique().numel() == hypotheses.n_rows:
+    if not hypotheses.compete:
         return hypotheses
     same = same_canvas(hypotheses.canvas, hypotheses.group)
     n = int(same.max()) + 1 if same.numel() else 0

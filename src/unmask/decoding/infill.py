@@ -91,8 +91,9 @@ class _Loop:
             best = beam.top_of(self._outlook(grown), grown.group, self._width).sort().values
             grown = grown.take(best)
         grown = self._without_closed(grown if self.search.sampling else beam.merge(grown))
-        kept = beam.top_of(self._outlook(grown), grown.group, self.search.beam).sort().values
-        return self._leave(grown.take(kept))
+        if grown.compete:
+            grown = grown.take(beam.top_of(self._outlook(grown), grown.group, self.search.beam).sort().values)
+        return self._leave(grown)
 
     def _outlook(self, rows: Hypotheses) -> Tensor:
         """What each row is expected to come to, `[B]`."""
@@ -107,7 +108,8 @@ class _Loop:
         """The rows that are still open; finished ones are set aside."""
         closed = torch.ones(rows.n_rows, dtype=torch.bool, device=rows.score.device)
         closed[self.model.objective.sites(rows.canvas).row] = False
-        self._set_aside(rows.take(closed), "finished")
+        if bool(closed.any()):
+            self._set_aside(rows.take(closed), "finished")
         return rows.take(~closed)
 
     def _admit(self) -> Hypotheses:

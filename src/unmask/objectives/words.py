@@ -143,7 +143,7 @@ def choose(
     """
     n = min(n, log_prob.shape[1])
     if shape.temperature == 0:  # the order is the same in any precision
-        best = log_prob.topk(n, -1)
+        best = log_prob.topk(n, -1) if n > 1 else log_prob.max(-1, keepdim=True)
         return best.indices, best.values.double()
     score = _cut(log_prob.double() / shape.temperature, shape)
     if noise is not None:
