@@ -164,7 +164,7 @@ def tokenise(source: Source, encoder: Encoder, max_tokens: int, cache: Path | No
         beside = Path(tempfile.mkdtemp(prefix=f"{key}.part-", dir=cache))
         try:
             built = [builder.corpus() for builder in _build(source, encoder, max_tokens, beside)]
-            said = {name: [getattr(one, of) for one in built] for name, of in KEPT.items()}
+            said: dict[str, Any] = {name: [getattr(one, of) for one in built] for name, of in KEPT.items()}
             said["source"] = source.model_dump(mode="json")
             (beside / "corpus.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
             beside.chmod(0o755)
