@@ -17,6 +17,7 @@ from toys import toy
 from unmask.backbone.attention import Pattern
 from unmask.backbone.cache import Cache
 from unmask.canvas import Canvas, Edits, Role
+from unmask.decoding import lengths
 from unmask.decoding.duel import duel
 from unmask.decoding.masks import Masks
 from unmask.decoding.search import Search
@@ -214,6 +215,20 @@ def test_text_goes_on_past_its_block_until_it_ends() -> None:
     ended = [writer(ends=True).generate("the cat", max_words=40, temperature=1.0, seed=s)[0] for s in range(6)]
     assert all(fill.status == "finished" for fill in ended)
     assert len({len(fill.text.split()) for fill in ended}) > 2
+
+
+def test_the_length_of_a_hole_is_asked_of_all_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Tensor] = []
+    real = lengths._confidence
+
+    def spied(family: Any, words: Tensor, row: Tensor, n_rows: int) -> Tensor:
+        looked.append(torch.bincount(row, minlength=n_rows))
+        return real(family, words, row, n_rows)
+
+    monkeypatch.setattr(lengths, "_confidence", spied)
+    writer(block=2).fill("the cat ___ on the mat", beam=1)
+    counts = torch.cat(looked).tolist()
+    assert counts[:9] == list(range(1, 10))  # as many masks as each length has, not two
 
 
 def test_every_block_has_a_level_of_its_own() -> None:

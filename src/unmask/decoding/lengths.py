@@ -19,6 +19,7 @@ from unmask.decoding.replay import signs_for
 from unmask.holes import Blank, Hole, Mask
 from unmask.model import Model
 from unmask.objectives import Told
+from unmask.objectives.objective import open_signs
 
 MOST = 64  # tokens of a blank inside a text, unless its words are told
 PATIENCE = 4  # lengths that may be no better before the climb ends
@@ -204,7 +205,7 @@ def _looked(model: Model, family: Told, looks: Sequence[Look]) -> list[Numbers]:
     with torch.inference_mode():
         for some in chunks(canvas.lengths, max(1, min(CHUNK, LOGITS // model.config.backbone.vocab_size))):
             part, of = canvas.take(some).to(model.device), number[some].to(model.device)
-            every = family.sites(part)
+            every = open_signs(part)  # of a family that writes block by block all blocks
             hole = torch.tensor([look.hole for look in looks], device=model.device)[of]
             sites = every.take(every.hole == hole[every.row])
             hidden = model.backbone(family.view(part, sites=sites))
