@@ -176,3 +176,14 @@ def test_rms_norm_is_the_plain_one(shape: tuple[int, ...]) -> None:
         results.append((out.detach(), x.grad, norm.weight.grad))
     for fast, slow in zip(*results, strict=True):
         torch.testing.assert_close(fast, slow)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 2_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_norm_is_the_same_with_gradients_and_without(rows: int, dtype: torch.dtype) -> None:
+    norm = RMSNorm(64, 1e-6).to(dtype)
+    norm.weight.data.uniform_(0.5, 2.0, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(rows, 64, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    learning = norm(x)
+    with torch.inference_mode():
+        torch.testing.assert_close(norm(x), learning.detach())

@@ -16,11 +16,13 @@ from unmask.canvas import Canvas, Edits, Role
 from unmask.decoding import lengths
 from unmask.decoding.blocks import Blocks
 from unmask.decoding.masks import Masks, remask_of
+from unmask.decoding.policies import POLICIES
 from unmask.decoding.remasking import alpha, remasking_quota, taken_back
 from unmask.language_model import LanguageModel
 from unmask.model import Model
 from unmask.noise import Noise
 from unmask.objectives import Sites
+from unmask.objectives.objective import STATISTICS
 from unmask.results import Fill
 
 TEXTS = ["the cat ___ on the mat and", "the old man saw ___ and the dog ___{1,3} sat", "a ___{2} [MASK] dog"]
@@ -394,3 +396,12 @@ def test_what_does_not_go_together_is_refused() -> None:
     for family in ("blank_lm", "left_to_right"):
         with pytest.raises(ValueError, match=f"guidance with a {family} model"):
             toy(family).fill("the ___ sat", masks=Masks(guidance=1.0))
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_what_a_policy_does_not_read_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = toy("masked_diffusion")
+    fewer = lm.fill(TEXTS, policy=name, steps=4, beam=1)
+    monkeypatch.setitem(POLICIES, name, replace(POLICIES[name], reads=STATISTICS))
+    for some, every in zip(fewer, lm.fill(TEXTS, policy=name, steps=4, beam=1), strict=True):
+        same(some, every)

@@ -128,10 +128,13 @@ def write_model(
         shard_bytes: Above this size the weights are cut into several files with an index.
 
     Raises:
-        ValueError: when the model was quantised.
+        ValueError: when the model was quantised or packed.
     """
-    if model.bytewise:
-        raise ValueError("an int8 model cannot be stored · its weights were rounded · load it with dtype='float32'")
+    if model.settled:
+        raise ValueError(
+            "a model that was laid out for filling cannot be stored · its weights were rounded or packed"
+            " · load it with dtype='float32'"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder, stored(model, dtype), shard_bytes)

@@ -20,7 +20,7 @@ from unmask.decoding.score import Asked, score
 from unmask.decoding.search import Search, search_of
 from unmask.folder import write_model
 from unmask.holes import Blank, Mask, Sign
-from unmask.model import Model, fastest, quantise
+from unmask.model import Model, fastest, pack, quantise
 from unmask.results import Fill as Fill
 from unmask.results import HoleFill as HoleFill
 from unmask.results import Score as Score
@@ -48,8 +48,9 @@ def load(name: str | Path | None = None, device: str | None = None, dtype: str =
             LLaDA.
         device: `"cpu"`, `"cuda"`, ...; None: a GPU where there is one.
         dtype: `"float32"`, `"bfloat16"`, `"float64"` or `"int8"` (on a CPU, to fill and score only); `"auto"`: int8
-            on a CPU that multiplies bytes (VNNI, AMX), where that is fastest; on a GPU bfloat16 where it is stored so;
-            elsewhere as stored, float32 at least.
+            on a CPU that multiplies bytes (VNNI, AMX), where that is fastest, else float32 laid out for filling, where
+            the CPU has the kernels; on a GPU bfloat16 where it is stored so; elsewhere as stored, float32 at least.
+            To train a model on, or to look into it, name a kind other than int8.
 
     Raises:
         ValueError: when there is no such model, or it cannot be read.
@@ -96,6 +97,9 @@ class LanguageModel:
         if dtype == "int8":  # read as it is stored: the wider whole is never there
             model, tokenizer = on_disk.read(torch.float32 if stored == torch.float64 else stored)
             model = quantise(model, _sample(model, tokenizer))
+        elif dtype == "packed":
+            model, tokenizer = on_disk.read(torch.float32)
+            model = pack(model)
         else:
             model, tokenizer = on_disk.read(None if dtype == "auto" else getattr(torch, dtype), where)
         lm = cls(model.to(where), tokenizer)
@@ -109,8 +113,8 @@ class LanguageModel:
             or (card_of(self.source) if self.source else None)
             or f"# A {self.model.objective.name} model\n\nMade with unmask.\n"
         )
-        # What was rounded to bytes for speed is stored as it was read.
-        model = open_model(self.source).read()[0] if self.model.bytewise and self.source else self.model
+        # What was laid out for speed is stored as it was read.
+        model = open_model(self.source).read()[0] if self.model.settled and self.source else self.model
         return write_model(folder, model, self.tokenizer, card)
 
     def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from unmask.backbone import Backbone, BackboneConfig
 from unmask.backbone.cache import Cache
 from unmask.backbone.int8 import Int8Linear, Pending, can_int8, has_byte_products, settle, swap_linear
+from unmask.backbone.packed import PackedLinear, can_pack
 from unmask.canvas import Canvas
 from unmask.objectives import OBJECTIVES, Objective, Vocabulary
 from unmask.objectives.words import WordHead
@@ -126,14 +127,18 @@ class Model(nn.Module):
     def n_parameters(self) -> int:
         """How many numbers it learned; shared ones count once."""
         learned = sum(parameter.numel() for parameter in self.parameters())
-        return learned + sum(
-            part.n_weights for part in self.modules() if isinstance(part, Int8Linear) and not part.tied
-        )
+        settled = (part for part in self.modules() if isinstance(part, Int8Linear | PackedLinear))
+        return learned + sum(part.n_weights for part in settled if not part.tied)
 
     @property
     def bytewise(self) -> bool:
-        """Whether it was quantised, and so is no longer to be trained or stored."""
+        """Whether it was quantised."""
         return any(isinstance(part, Int8Linear) for part in self.modules())
+
+    @property
+    def settled(self) -> bool:
+        """Whether its weights were laid out for filling, as bytes or packed, and are not to be trained or stored."""
+        return self.bytewise or any(isinstance(part, PackedLinear) for part in self.modules())
 
 
 def hollow(config: ModelConfig, dtype: torch.dtype, device: torch.device | str = "cpu") -> Model:
@@ -162,13 +167,32 @@ _FILLS = {Tensor.uniform_, Tensor.normal_, nn.init.kaiming_uniform_, nn.init.uni
 
 
 def fastest(config: BackboneConfig) -> str:
-    """The precision that fills fastest on this machine's processor.
+    """The way to keep weights that fills fastest on this machine's processor: `int8`, `packed` or `float32`.
 
     Bytes where rows are wide enough that products, and reading their matrices, are most of the work: sooner where the
     processor multiplies bytes straight into 32-bit sums. Figures of both sides: docs/results.md.
     """
     wide = WIDE if has_byte_products() else WIDER
-    return "int8" if can_int8() and config.width >= wide else "float32"
+    if can_int8() and config.width >= wide:
+        return "int8"
+    return "packed" if can_pack() else "float32"
+
+
+def pack(model: Model) -> Model:
+    """Lay the weights of a float32 model on a CPU out for filling with few rows; for that and scoring only.
+
+    The model is changed. The numbers are the same to rounding.
+
+    Raises:
+        ValueError: when this machine cannot.
+    """
+    if not can_pack():
+        raise ValueError("no packed weights here · it takes an x86 processor with AVX2 and oneDNN · use it as it is")
+    swap_linear(model, PackedLinear)
+    for part in model.modules():
+        if isinstance(part, WordHead):
+            part.product = PackedLinear(part.embedding.weight, tied=True)
+    return model
 
 
 def quantise(model: Model, sample: Canvas | None = None) -> Model:
@@ -186,7 +210,7 @@ def quantise(model: Model, sample: Canvas | None = None) -> Model:
     """
     if not can_int8():
         raise ValueError("no int8 here · it takes an x86 processor with AVX2 and oneDNN · choose dtype='float32'")
-    swap_linear(model)
+    swap_linear(model, Pending)
     for part in model.modules():
         if isinstance(part, WordHead):
             part.product = Pending(part.embedding.weight.detach(), tied=True)

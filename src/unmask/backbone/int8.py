@@ -7,6 +7,8 @@ the largest are multiplied in float32 (Dettmers et al. 2022, section 3.2; there 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -99,14 +101,14 @@ class Pending(nn.Module):
         return self.layer
 
 
-def swap_linear(module: nn.Module) -> None:
-    """Put a `Pending` in the place of every linear layer in `module` that is wide enough."""
+def swap_linear(module: nn.Module, make: Callable[[Tensor, Tensor | None], nn.Module]) -> None:
+    """Put what `make` makes of weight and bias in the place of every linear layer in `module` that is wide enough."""
     for name, part in list(module.named_children()):
         if isinstance(part, nn.Linear):
             if min(part.weight.shape) >= LEAST:
-                setattr(module, name, Pending(part.weight.detach(), part.bias))
+                setattr(module, name, make(part.weight.detach(), part.bias))
         else:
-            swap_linear(part)
+            swap_linear(part, make)
 
 
 def settle(module: nn.Module) -> None:

@@ -182,7 +182,7 @@ class _Loop:
         prediction, against = self.reader.read(rows, sites, blocks, self.passes)
         shape = Shape(
             self.classes.of, may, search.temperature, search.top_p, search.top_k, against, search.masks.guidance,
-            search.masks.ending == "late", full, self.classes.breaks,
+            search.masks.ending == "late", full, self.classes.breaks, search.rule.reads,
         )  # fmt: skip
         n = 1 if search.sampling else self._width
         return self.model.objective.propose(prediction, canvas, n, shape, noise if search.temperature > 0 else None)

@@ -15,6 +15,7 @@ from torch import Tensor
 from unmask.decoding.choices import level_of
 from unmask.noise import Noise
 from unmask.objectives import Proposal
+from unmask.objectives.objective import STATISTICS
 from unmask.objectives.words import segment_logsumexp
 
 
@@ -40,6 +41,7 @@ class Policy:
     several: bool = False  # may take more than one site of a row at once: no beam
     all: bool = False  # offers every site, for a beam to choose from
     level: float | None = None  # its own number, unless told; None: it has none
+    reads: frozenset[str] = STATISTICS  # of a proposal: those of them that it looks at
 
 
 def policy_named(name: str) -> Policy:
@@ -193,16 +195,20 @@ def _drawn(log_prob: Tensor, proposal: Proposal, progress: Progress, noise: Nois
     return best_sites(value, row, progress.n_rows, progress.quota)
 
 
+NONE, ENTROPY = frozenset[str](), frozenset({"entropy"})
+
 POLICIES: dict[str, Policy] = {
-    "confident": Policy(confident, deterministic=True, charges_place=False),
-    "low_confidence": Policy(low_confidence, deterministic=True, charges_place=False),
-    "margin": Policy(margin, deterministic=True, charges_place=False),
-    "location": Policy(location, deterministic=True, charges_place=True, all=True),
-    "leftmost": Policy(leftmost, deterministic=True, charges_place=False),
-    "rightmost": Policy(rightmost, deterministic=True, charges_place=False),
-    "random": Policy(random, deterministic=False, charges_place=False),
-    "parallel": Policy(parallel, deterministic=True, charges_place=False, several=True),
-    "threshold": Policy(threshold, deterministic=True, charges_place=False, several=True, level=0.9),
-    "factor": Policy(factor, deterministic=True, charges_place=False, several=True, level=1.0),
-    "entropy_bound": Policy(entropy_bound, deterministic=True, charges_place=False, several=True, level=0.1),
+    "confident": Policy(confident, deterministic=True, charges_place=False, reads=ENTROPY),
+    "low_confidence": Policy(low_confidence, deterministic=True, charges_place=False, reads=NONE),
+    "margin": Policy(margin, deterministic=True, charges_place=False, reads=frozenset({"margin"})),
+    "location": Policy(location, deterministic=True, charges_place=True, all=True, reads=NONE),
+    "leftmost": Policy(leftmost, deterministic=True, charges_place=False, reads=NONE),
+    "rightmost": Policy(rightmost, deterministic=True, charges_place=False, reads=NONE),
+    "random": Policy(random, deterministic=False, charges_place=False, reads=NONE),
+    "parallel": Policy(parallel, deterministic=True, charges_place=False, several=True, reads=NONE),
+    "threshold": Policy(threshold, deterministic=True, charges_place=False, several=True, level=0.9, reads=NONE),
+    "factor": Policy(factor, deterministic=True, charges_place=False, several=True, level=1.0, reads=NONE),
+    "entropy_bound": Policy(
+        entropy_bound, deterministic=True, charges_place=False, several=True, level=0.1, reads=ENTROPY
+    ),
 }

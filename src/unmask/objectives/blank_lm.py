@@ -188,7 +188,7 @@ class BlankLM:
             right=split % 2 == 1,
             log_prob=log_prob,
             score=score,
-            **certainty(words, may_words),
+            **certainty(words, may_words, shape.tells),
         )
 
     def _with_splits(

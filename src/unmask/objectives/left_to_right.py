@@ -237,7 +237,7 @@ class LeftToRight:
         openness = torch.ones_like(classes)
         openness[self.end] = 0
         may = shape.allowed[:, classes, openness]
-        sure = certainty(words, words.masked_fill(~may, -math.inf))
+        sure = certainty(words, words.masked_fill(~may, -math.inf), shape.tells)
         if self.plain and shape.full is not None and shape.breaks is not None:
             # Cut where the line ends, or a further word would begin: the probability of going on so, and so far.
             beyond = ~may & (shape.full[:, None] | shape.breaks[shape.token_class])

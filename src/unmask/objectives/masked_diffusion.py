@@ -136,7 +136,7 @@ class MaskedDiffusion:
         bars[:, self.ends] = ends
         sites, may_words = prediction.sites, leaning + bars
         picked, score = choose(may_words, n, shape, noise, sites.row, canvas.index[sites.element])
-        sure = certainty(leaning, may_words)
+        sure = certainty(leaning, may_words, shape.tells)
         if shape.waits and self.ends:
             late = torch.isin(picked[:, 0], picked.new_tensor(self.ends))
             sure = {name: value.masked_fill(late, -math.inf) for name, value in sure.items()}

@@ -39,6 +39,9 @@ class Loss:
     parts: dict[str, Tensor]  # the terms of the total, detached
 
 
+STATISTICS = frozenset({"entropy", "margin"})  # what takes a look at all words, and not every policy asks for
+
+
 @dataclass(frozen=True)
 class Shape:
     """How alternatives are chosen: what is barred, and how sharp. Reported probabilities stay unshaped.
@@ -57,6 +60,7 @@ class Shape:
     waits: bool = False  # the end of a text is written after all else
     full: Tensor | None = None  # [S] bool, it may end here and no further word may begin; none: nowhere
     breaks: Tensor | None = None  # [C] bool, tokens of the class end the line; none: no token does
+    tells: frozenset[str] = STATISTICS  # what the proposal is to say of whole distributions; else it says nan
 
 
 @dataclass(frozen=True)

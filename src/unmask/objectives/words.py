@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from unmask.noise import Noise
-from unmask.objectives.objective import Loss, Shape
+from unmask.objectives.objective import STATISTICS, Loss, Shape
 
 
 class WordHead(nn.Module):
@@ -115,15 +115,19 @@ class Head(nn.Module):
         return Loss(total, count, {"word": total.detach()})
 
 
-def certainty(words: Tensor, may: Tensor | None = None) -> dict[str, Tensor]:
+def certainty(words: Tensor, may: Tensor | None = None, tells: frozenset[str] = STATISTICS) -> dict[str, Tensor]:
     """How sure a model is of each site, from its unshaped `words [S, V]`: what a `Proposal` says of it.
 
-    `may [S, V]` is the same with what is barred at -inf; none: nothing is.
+    `may [S, V]` is the same with what is barred at -inf; none: nothing is. Statistics that `tells` leaves out are nan.
     """
-    best = words.topk(2, -1).values
-    entropy = -(words.exp() * words.clamp(min=-80)).sum(-1)  # a barred word, at -inf, adds 0
-    allowed = best[:, 0] if may is None else may.amax(-1)
-    return {"entropy": entropy, "confidence": best[:, 0], "margin": best[:, 0] - best[:, 1], "best": allowed}
+    confidence = words.amax(-1)
+    best = confidence if may is None else may.amax(-1)
+    entropy = margin = torch.full_like(confidence, math.nan)
+    if "entropy" in tells:
+        entropy = -(words.exp() * words.clamp(min=-80)).sum(-1)  # a barred word, at -inf, adds 0
+    if "margin" in tells:
+        margin = confidence - words.topk(2, -1).values[:, 1]
+    return {"entropy": entropy, "confidence": confidence, "margin": margin, "best": best}
 
 
 def segment_logsumexp(scores: Tensor, row: Tensor, n_rows: int) -> Tensor:

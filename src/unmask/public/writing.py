@@ -38,8 +38,11 @@ def write_public(
         ValueError: when no model of that layout computes as it does.
     """
     config = model.config
-    if model.bytewise:
-        raise ValueError("an int8 model cannot be stored · its weights were rounded · load it with dtype='float32'")
+    if model.settled:
+        raise ValueError(
+            "a model that was laid out for filling cannot be stored · its weights were rounded or packed"
+            " · load it with dtype='float32'"
+        )
     kind = WRITTEN.get(config.objective)
     if kind is None:
         raise ValueError(
