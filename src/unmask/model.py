@@ -188,11 +188,16 @@ def pack(model: Model) -> Model:
     """
     if not can_pack():
         raise ValueError("no packed weights here · it takes an x86 processor with AVX2 and oneDNN · use it as it is")
-    swap_linear(model, PackedLinear)
+    _swap(model, PackedLinear)
+    return model
+
+
+def _swap(model: Model, make: type[Pending] | type[PackedLinear]) -> None:
+    """Put layers of another kind in the place of the linear ones, and of the heads' products with their matrix."""
+    swap_linear(model, make)
     for part in model.modules():
         if isinstance(part, WordHead):
-            part.product = PackedLinear(part.embedding.weight, tied=True)
-    return model
+            part.product = make(part.embedding.weight.detach(), tied=True)
 
 
 def quantise(model: Model, sample: Canvas | None = None) -> Model:
@@ -210,10 +215,7 @@ def quantise(model: Model, sample: Canvas | None = None) -> Model:
     """
     if not can_int8():
         raise ValueError("no int8 here · it takes an x86 processor with AVX2 and oneDNN · choose dtype='float32'")
-    swap_linear(model, Pending)
-    for part in model.modules():
-        if isinstance(part, WordHead):
-            part.product = Pending(part.embedding.weight.detach(), tied=True)
+    _swap(model, Pending)
     vocabularies = {id(part.weight) for part in (model.backbone.embedding, model.backbone.output)}
     for parameter in model.parameters():
         if id(parameter) not in vocabularies:

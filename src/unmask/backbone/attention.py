@@ -92,8 +92,7 @@ class Bucket:
         self.whole = self.place.numel() == view.ids.numel() and not self.ragged and bool((rows.diff() == 1).all())
         self.grid = torch.where(self.real, grid, starts[:, None])  # padded places read the row's first element
         self.position = view.position[self.grid]
-        staged = view.stage is not None and not view.causal
-        self.stage = view.stage[self.grid] if staged and view.stage is not None else None
+        self.stage = None if view.stage is None or view.causal else view.stage[self.grid]
         self.transient = None if view.transient is None else view.transient[self.grid]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int | None) -> Tensor:
