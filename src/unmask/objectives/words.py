@@ -134,7 +134,8 @@ def segment_logsumexp(scores: Tensor, row: Tensor, n_rows: int) -> Tensor:
     """The log of the summed exponentials of `scores [K]` within each row, `[B]`; -inf where a row has none."""
     top = scores.new_full((n_rows,), -math.inf).scatter_reduce(0, row, scores.detach(), "amax")
     safe = torch.where(top.isfinite(), top, 0.0)
-    return scores.new_zeros(n_rows).index_add(0, row, (scores - safe[row]).exp()).log() + safe
+    part = (scores - safe[row]).exp()  # in float32 where autocast on a GPU says so
+    return part.new_zeros(n_rows).index_add(0, row, part).log() + safe
 
 
 def choose(
