@@ -59,8 +59,7 @@ class Cache:
             self.n_computed += again.numel()
             return Plan(self, view, self.last[1], again)
         order, first = _first_of(names)
-        if self.names.device != names.device:
-            self.names, self.slots = self.names.to(names.device), self.slots.to(names.device)
+        self._join(names.device)
         at = torch.searchsorted(self.names, order).clamp(max=max(self.names.numel() - 1, 0))
         known = self.names[at] == order if self.names.numel() else torch.zeros_like(order, dtype=torch.bool)
         unknown = (~known).nonzero().squeeze(1)
@@ -78,9 +77,14 @@ class Cache:
 
     def keep(self, names: Tensor) -> None:
         """Forget all but the elements of these `names`; their slots are used again."""
+        self._join(names.device)
         live, self.last = torch.isin(self.names, names), None
         self.names, self.slots = self.names[live], self.slots[live]
         self.n_kept = self.n_held
+
+    def _join(self, device: torch.device) -> None:
+        """Be where the elements are: a new cache cannot know."""
+        self.names, self.slots = self.names.to(device), self.slots.to(device)
 
     def _free(self, n: int, device: torch.device) -> Tensor:
         """`n` slots that hold nothing, `[n]`."""
