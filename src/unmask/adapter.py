@@ -157,9 +157,8 @@ class AdaptedModel:
         Raises:
             ValueError: when a part is missing, broken, or does not fit the rest.
         """
-        adapter = Adapter(self.adapter, unpacked(read_tensors(self.where, WEIGHTS)))
-        model, tokenizer = self.base.read(dtype, device)
-        return merge(model, adapter, self.where), tokenizer
+        model, tokenizer = self.base.read(dtype, device)  # which takes most memory, so it is alone then
+        return merge(model, read_adapter(self.where), self.where), tokenizer
 
 
 def open_model(path: str | Path) -> ModelOnDisk:

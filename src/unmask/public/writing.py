@@ -16,7 +16,8 @@ ENDS: dict[str, dict[str, str | None]] = {  # what a config says of the signs, b
     "llama": dict.fromkeys(("bos_token_id", "eos_token_id")),
     "llada": {"mask_token_id": "mask", "eos_token_id": "end", "pad_token_id": "end"},
 }
-HELD = {"llama": {"plain", "begin", "stop", "told"}, "llada": {"ends"}}  # options of the family that a reader knows
+# Options of the family that a reader knows, or may do without.
+HELD = {"llama": {"plain", "begin", "stop", "told", "empty"}, "llada": {"ends"}}
 
 
 def write_public(
