@@ -19,21 +19,10 @@ INDEXING = {"__getitem__", "__setitem__", "index_put", "index_put_"}
 MOVING = {"to", "cuda", "cpu"}
 ANYWHERE = {"copy_", "_has_compatible_shallow_copy_type"}  # take tensors of both
 HOST = {"numpy", "__array__"}  # what reads a tensor's memory from Python
-FRESH = {
-    "tensor",
-    "as_tensor",
-    "arange",
-    "zeros",
-    "ones",
-    "full",
-    "empty",
-    "rand",
-    "randn",
-    "randint",
-    "randperm",
-    "eye",
-}
-FRESH |= {"linspace", "from_numpy"}
+FRESH = frozenset(
+    "arange zeros ones full empty rand randn randint randperm eye linspace".split()
+)  # on the CPU unless told
+FINE = frozenset("exp expm1 log log1p log2 log10 log_softmax softmax softplus sum norm pow prod cumsum rsqrt".split())
 
 
 class PretendGPU(TorchFunctionMode):
@@ -61,7 +50,7 @@ class PretendGPU(TorchFunctionMode):
             where = _device(kwargs["device"])
             kwargs["device"] = CPU if where == GPU else kwargs["device"]
         elif name in FRESH:
-            where = CPU if name != "as_tensor" or where is None else where
+            where = CPU
         if name in HOST and where == GPU:
             raise TypeError("can't convert cuda tensor to numpy")
         out = function(*args, **kwargs)
@@ -116,6 +105,15 @@ class PretendGPU(TorchFunctionMode):
             return labels.pop()
         scalars = {self.label(x) for x in given}
         return GPU if GPU in scalars else CPU if scalars else None
+
+
+class AutocastAsOnAGPU(TorchFunctionMode):
+    """What autocast does on CUDA and not on a CPU: `FINE` operations are in float32 whatever they are given."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.__name__ in FINE and torch.is_autocast_enabled("cpu"):
+            args = tuple(x.float() if isinstance(x, Tensor) and x.dtype == torch.bfloat16 else x for x in args)
+        return function(*args, **(kwargs or {}))
 
 
 def _device(said: Any) -> torch.device:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from families import clean_canvas, noise_for, tiny_model
-from toys import toy
+from toys import toy, with_options
 from unmask.backbone.attention import Pattern
 from unmask.backbone.cache import Cache
 from unmask.canvas import Canvas, Edits, Role
@@ -49,10 +49,7 @@ def masked(model: Model, mask: Tensor, clean: Canvas) -> tuple[Canvas, Any]:
 @cache
 def writer(block: int | None = 4, ends: bool = False) -> LanguageModel:
     """A toy that writes block by block."""
-    lm = toy("masked_diffusion", 3)
-    model = Model(replace(lm.model.config, options={"block": block, "ends": ends})).double()
-    model.load_state_dict(lm.model.state_dict())
-    return LanguageModel(model, lm.tokenizer)
+    return with_options(toy("masked_diffusion", 3), block=block, ends=ends)
 
 
 @pytest.mark.parametrize("window", [None, 3])

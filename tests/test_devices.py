@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from devices import CPU, GPU, PretendGPU
-from families import clean_canvas, tiny_model
-from toys import toy
+from devices import CPU, GPU, AutocastAsOnAGPU, PretendGPU
+from families import clean_canvas, noise_for, tiny_model
+from toys import toy, with_options
 from unmask.decoding.masks import Masks
 from unmask.decoding.policies import POLICIES
 from unmask.language_model import LanguageModel
 from unmask.masking.mixture import Mixture
-from unmask.model import Model
 from unmask.noise import Noise
 from unmask.objectives import OBJECTIVES
 from unmask.training import setup
@@ -81,10 +79,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], Work]] = {
 
 @pytest.mark.parametrize("way", OPTIONS)
 def test_masks_with_options_are_written_on_a_gpu(way: str) -> None:
-    plain, (options, work) = toy("masked_diffusion"), OPTIONS[way]
-    model = Model(replace(plain.model.config, options=options)).double()
-    model.load_state_dict(plain.model.state_dict())
-    here, there = both(LanguageModel(model, plain.tokenizer), work)
+    options, work = OPTIONS[way]
+    here, there = both(with_options(toy("masked_diffusion"), **options), work)
     assert there == here
 
 
@@ -102,6 +98,18 @@ def test_a_lesson_is_learned_on_a_gpu(family: str) -> None:
             losses.append(float(loss.detach()))
     assert losses[0] == losses[1]
     assert losses[0] > 0
+
+
+@pytest.mark.parametrize("family", OBJECTIVES)
+def test_a_lesson_is_learned_under_the_autocast_of_a_gpu(family: str) -> None:
+    model, canvas = tiny_model(family, dtype=torch.float32), clean_canvas([[1, 2, 3, 4, 5], [6, 7, 8]])
+    masking = Mixture(setup.MASKING, torch.ones(16, dtype=torch.int64))
+    fine = Lesson(model, masking, in_bfloat16=False)(canvas, noise_for(canvas)).total
+    with AutocastAsOnAGPU():
+        loss = Lesson(model, masking, in_bfloat16=True)(canvas, noise_for(canvas)).total
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert float(loss.detach()) == pytest.approx(float(fine.detach()), rel=0.05)
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 def test_what_a_gpu_refuses_is_refused() -> None:

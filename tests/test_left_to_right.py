@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from families import N_WORDS, clean_canvas, noise_for, tiny_model
-from toys import tokenizer, toy
+from toys import tokenizer, toy, with_options
 from unmask.canvas import Canvas, Role
 from unmask.decoding import opening
 from unmask.holes import Blank, Hole
 from unmask.language_model import LanguageModel
 from unmask.masking import Mixture
 from unmask.masking.hidden import Hidden
-from unmask.model import Model, ModelConfig
+from unmask.model import Model
 from unmask.objectives import left_to_right
 from unmask.view import View
 
@@ -176,13 +176,9 @@ def test_a_hole_shows_how_many_words_it_may_have(words: tuple[int, int | None], 
 
 def plain() -> LanguageModel:
     """A plain model that begins texts with its token "a" and ends them with "!"."""
-    tok, base = tokenizer(), toy("left_to_right").model
+    tok = tokenizer()
     (begin,), (stop,) = tok.encode(" a", inside=True), tok.encode("!", inside=True)
-    config = base.config
-    options = {"plain": True, "begin": begin, "stop": stop}
-    model = Model(ModelConfig("left_to_right", config.backbone, config.signs, config.special, options)).double()
-    model.load_state_dict(base.state_dict())
-    return LanguageModel(model, tok)
+    return with_options(toy("left_to_right"), plain=True, begin=begin, stop=stop)
 
 
 def test_a_plain_model_reads_nothing_but_the_text() -> None:

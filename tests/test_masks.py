@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from toys import toy
+from toys import toy, with_options
 from unmask.backbone.cache import Cache
 from unmask.canvas import Canvas, Edits, Role
 from unmask.decoding import lengths
@@ -19,7 +19,6 @@ from unmask.decoding.masks import Masks, remask_of
 from unmask.decoding.policies import POLICIES
 from unmask.decoding.remasking import alpha, remasking_quota, taken_back
 from unmask.language_model import LanguageModel
-from unmask.model import Model
 from unmask.noise import Noise
 from unmask.objectives import Sites
 from unmask.objectives.objective import STATISTICS
@@ -31,11 +30,7 @@ TEXTS = ["the cat ___ on the mat and", "the old man saw ___ and the dog ___{1,3}
 @cache
 def ending(seed: int = 0) -> LanguageModel:
     """A toy that may end its text."""
-    lm = toy("masked_diffusion", seed)
-    config = replace(lm.model.config, options={"ends": True})
-    model = Model(config).double()
-    model.load_state_dict(lm.model.state_dict())
-    return LanguageModel(model, lm.tokenizer)
+    return with_options(toy("masked_diffusion", seed), ends=True)
 
 
 def same(a: list[Fill], b: list[Fill]) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
 
 from families import clean_canvas, noise_for, tiny_model
 from llamas import spoken
@@ -129,32 +128,6 @@ def test_bfloat16_is_a_way_to_multiply(name, text, tmp_path):
     assert losses(coarse) != losses(fine)
     assert losses(coarse) == pytest.approx(losses(fine), rel=1e-2)
     assert all(weight.dtype == torch.float32 for weight in read_tensors(coarse / "model").values())
-
-
-class AsOnAGPU(TorchFunctionMode):
-    """What autocast does on CUDA and not on a CPU: these operations are in float32 whatever they are given."""
-
-    FINE = frozenset(
-        "exp expm1 log log1p log2 log10 log_softmax softmax softplus sum norm pow prod cumsum rsqrt".split()
-    )
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function.__name__ in self.FINE and torch.is_autocast_enabled("cpu"):
-            narrow = (isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16 for x in args)
-            args = tuple(x.float() if is_narrow else x for x, is_narrow in zip(args, narrow, strict=True))
-        return function(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_bfloat16_as_a_gpu_has_it(name):
-    model, canvas = tiny_model(name, dtype=torch.float32), clean_canvas([[1, 2, 3, 4, 5], [6, 7, 8]])
-    masking = Mixture(setup.MASKING, torch.ones(16, dtype=torch.int64))
-    fine = Lesson(model, masking, in_bfloat16=False)(canvas, noise_for(canvas)).total
-    with AsOnAGPU():
-        loss = Lesson(model, masking, in_bfloat16=True)(canvas, noise_for(canvas)).total
-    loss.backward()
-    assert float(loss.detach()) == pytest.approx(float(fine.detach()), rel=0.05)
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -41,3 +43,10 @@ def toy(objective: str, seed: int = 0, max_length: int = 128, scale: float = 0.4
             if parameter.dim() > 1:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
     return LanguageModel(model.double(), tok)
+
+
+def with_options(lm: LanguageModel, **options: Any) -> LanguageModel:
+    """The same weights in a family with other options."""
+    model = deepcopy(lm.model)
+    model.set_options(options)
+    return LanguageModel(model, lm.tokenizer)

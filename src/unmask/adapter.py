@@ -158,7 +158,8 @@ class AdaptedModel:
             ValueError: when a part is missing, broken, or does not fit the rest.
         """
         model, tokenizer = self.base.read(dtype, device)  # which takes most memory, so it is alone then
-        return merge(model, read_adapter(self.where), self.where), tokenizer
+        adapter = Adapter(self.adapter, unpacked(read_tensors(self.where, WEIGHTS)))
+        return merge(model, adapter, self.where), tokenizer
 
 
 def open_model(path: str | Path) -> ModelOnDisk:

@@ -64,7 +64,7 @@ class Cache:
         known = self.names[at] == order if self.names.numel() else torch.zeros_like(order, dtype=torch.bool)
         unknown = (~known).nonzero().squeeze(1)
         unknown = unknown[first[unknown].argsort()]  # what stands side by side in a row does so here
-        fresh = self._free(unknown.numel(), names.device)
+        fresh = self._free(unknown.numel())
         slot = self.slots[at] if self.slots.numel() else torch.empty_like(order)
         slot[unknown] = fresh
         stale = ~known if view.fresh is None else ~known | view.fresh[first]
@@ -86,10 +86,10 @@ class Cache:
         """Be where the elements are: a new cache cannot know."""
         self.names, self.slots = self.names.to(device), self.slots.to(device)
 
-    def _free(self, n: int, device: torch.device) -> Tensor:
+    def _free(self, n: int) -> Tensor:
         """`n` slots that hold nothing, `[n]`."""
         most = int(self.slots.max()) + 1 if self.slots.numel() else 0
-        used = torch.zeros(most + n, dtype=torch.bool, device=device)
+        used = torch.zeros(most + n, dtype=torch.bool, device=self.slots.device)
         used[self.slots] = True
         return (~used).nonzero().squeeze(1)[:n]
 

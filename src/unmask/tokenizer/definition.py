@@ -215,8 +215,8 @@ def encoder(definition: dict[str, Any], signs: dict[str, int]) -> tuple[tokenize
     Names of signs in a text are text: they are marked special, and special tokens are not looked for. Leading spaces
     are left to the caller, who knows where a row begins.
     """
-    large = {"model": definition["model"]}  # its vocabulary stays as it is
-    definition = copy.deepcopy({key: value for key, value in definition.items() if key not in large}) | large
+    # The model, which is large, stays as it is.
+    definition = {key: part if key == "model" else copy.deepcopy(part) for key, part in definition.items()}
     for added in definition.get("added_tokens") or ():
         added["special"] |= added["id"] in set(signs.values())
     definition |= {"post_processor": None, "truncation": None, "padding": None}
