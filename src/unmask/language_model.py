@@ -141,6 +141,7 @@ class LanguageModel:
         max_words: int | None = None,
         seed: int = 0,
         timeout: float | None = None,
+        end_penalty: float = 0.0,
         blank: str | None = None,
         marks: str | None = None,
         by_length: bool = False,
@@ -162,6 +163,7 @@ class LanguageModel:
             max_words: Most words of a blank without bounds of its own; None: 8.
             seed: For all that is drawn.
             timeout: Seconds; what is best then comes back, marked so.
+            end_penalty: Nats that choosing "nothing more here" takes off it, by models that put words into slots.
             blank: Another sign for blanks.
             marks: `"leiden"` for epigraphers' signs.
             by_length: A list of fills for each number of words, 1 to 4, of the blanks without bounds; empty where none
@@ -174,7 +176,7 @@ class LanguageModel:
         many = _are_many(text)
         texts: list[str | Pieces] = list(text) if many else [text]
         readings = [self.tokenizer.read(one, blank=blank, marks=marks) for one in texts]
-        search = search_of(policy, n, beam, steps, temperature, top_p, top_k, seed, timeout, masks)
+        search = search_of(policy, n, beam, steps, temperature, top_p, top_k, seed, timeout, masks, end_penalty)
         found: list[Any]
         if by_length:
             asked = [_of_length(reading, words) for reading in readings for words in LENGTHS]
@@ -198,6 +200,7 @@ class LanguageModel:
         beam: int | None = None,
         seed: int = 0,
         timeout: float | None = None,
+        end_penalty: float = 0.0,
         masks: Masks | None = None,
     ) -> list[Any]:
         """Go on from a prompt, which stays as it is; a list of prompts gives a list of lists.
@@ -215,6 +218,7 @@ class LanguageModel:
             beam: None: greedy, or as many rows as texts.
             seed: For all that is drawn.
             timeout: Seconds.
+            end_penalty: Nats.
             masks: How masks are written.
 
         Raises:
@@ -223,7 +227,7 @@ class LanguageModel:
         many = not isinstance(prompt, str | Reading)
         prompts = [prompt] if isinstance(prompt, str | Reading) else list(prompt)
         readings = [self.tokenizer.read([_spaced(one), Blank()]) if isinstance(one, str) else one for one in prompts]
-        search = search_of(policy, n, beam, steps, temperature, top_p, top_k, seed, timeout, masks, rows=n)
+        search = search_of(policy, n, beam, steps, temperature, top_p, top_k, seed, timeout, masks, end_penalty, n)
         found = self._fill(readings, search, max_words)
         return found if many else found[0]
 
@@ -240,6 +244,7 @@ class LanguageModel:
         max_words: int | None = None,
         seed: int = 0,
         timeout: float | None = None,
+        end_penalty: float = 0.0,
         blank: str | None = None,
         marks: str | None = None,
         masks: Masks | None = None,
@@ -250,7 +255,7 @@ class LanguageModel:
         those that led to its answer, which is that of `fill`.
         """
         reading = self.tokenizer.read(text, blank=blank, marks=marks)
-        search = search_of(policy, 1, beam, steps, temperature, top_p, top_k, seed, timeout, masks)
+        search = search_of(policy, 1, beam, steps, temperature, top_p, top_k, seed, timeout, masks, end_penalty)
         opened = open_all(self.model, self.tokenizer, [reading], max_words, search.masks)
         yield Step(self.tokenizer.write(reading.canvas, 0, reading, signs=True).text, (), (), 0)
         for moment in infill(self.model, opened.requests, opened.rules, opened.classes, search):

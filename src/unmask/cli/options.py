@@ -33,6 +33,9 @@ Policy = Annotated[
     str | None, typer.Option("--policy", help=f"Which hole is written next: {', '.join(choices.POLICIES)}.")
 ]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Most forward passes.")]
+EndPenalty = Annotated[
+    float | None, typer.Option("--end-penalty", help="Nats off the end of a slot, by models that write into slots.")
+]
 PANEL = "Models that write into masks"
 Length = Annotated[
     str | None,
@@ -107,6 +110,7 @@ class Decoding:
     max_words: MaxWords = None
     policy: Policy = None
     steps: Steps = None
+    end_penalty: EndPenalty = None
     length: Length = None
     block: Block = None
     guidance: Guidance = None

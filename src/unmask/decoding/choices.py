@@ -52,6 +52,7 @@ POLICIES: dict[str, Named] = {
     "rightmost": Named(),
     "random": Named(deterministic=False),
     "parallel": Named(several=True),
+    "serial": Named(several=True),
     "threshold": Named(several=True, level=0.9),
     "factor": Named(several=True, level=1.0),
     "entropy_bound": Named(several=True, level=0.1),
@@ -100,6 +101,7 @@ def check(
     steps: int | None = None,
     seed: int = 0,
     timeout: float | None = None,
+    end_penalty: float = 0.0,
     masks: Masks | None = None,
 ) -> None:
     """See that a search can be made so; arguments as in `LanguageModel.fill`, policies by name.
@@ -116,6 +118,8 @@ def check(
         raise ValueError(f"top_p is {top_p} · it is a share of the probability · take one above 0, at most 1")
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout is {timeout} · it is a number of seconds above 0 · change it")
+    if not math.isfinite(end_penalty):
+        raise ValueError(f"end_penalty is {end_penalty} · it is a number of nats · change it")
     check_seed(seed)
     rule = policies[kind]
     masks = masks or Masks()
@@ -129,6 +133,11 @@ def check(
         raise ValueError(
             f"a beam of {beam} · it follows one edit at a time and draws nothing"
             " · leave out beam, or temperature and a policy that takes several places at once"
+        )
+    if end_penalty and not (drawn or rule.several):
+        raise ValueError(
+            f"end_penalty with the policy {policy!r} · a search ranks whole texts by what the model says of them, and"
+            " would undo it · take parallel, threshold or serial, or draw"
         )
     if masks.remask is not None and steps is None:
         raise ValueError("remask without steps · how much is taken back depends on how many there are · say steps=64")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from unmask.canvas import Canvas, Role
+from unmask.decoding import slots
 from unmask.decoding.policies import best_sites
 from unmask.holes import Blank, Hole, Mask
 from unmask.objectives import Proposal, Sites
@@ -77,6 +78,7 @@ class Rules:
     grows: Tensor  # [Q, H] bool, it may get more signs while it is written
     ends: bool = True  # whether a family that is told may write an end before all signs of a hole
     each: bool = False  # the family is told: whatever is missing has a sign of its own
+    closes: str = "never"  # what an end without a token ends, as the family says
 
     @property
     def counted(self) -> Tensor:
@@ -94,6 +96,7 @@ class Rules:
         ends: bool = True,
         last: Sequence[int] = (),
         grows: Sequence[dict[int, int]] = (),
+        closes: str = "never",
     ) -> Rules:
         """Rules of `Q` starting rows.
 
@@ -106,6 +109,7 @@ class Rules:
             ends: Whether such a family may end before them all.
             last: The hole of each row that ends its text, -1: none; nothing said: of all.
             grows: How many signs some holes of each row may come to, by hole, where they may grow; nothing said: none.
+            closes: As `Objective.closes`.
         """
         width = max([1, *(len(row) for row in holes)])
         longest = max([1, *(len(tokens) for row in forced for tokens in row.values())])
@@ -130,7 +134,7 @@ class Rules:
         least, most, tokens, free = limits
         return cls(
             least, most, tokens, free.bool(), spaced, joins_left, joins_right, told, n_forced, by_length, open_end,
-            growing, ends, bool(lengths),
+            growing, ends, bool(lengths), closes,
         )  # fmt: skip
 
     def to(self, device: torch.device) -> Rules:
@@ -205,6 +209,8 @@ def allowed(canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses, a
     more may always follow until the family writes its end.
     """
     n_holes = rules.min_words.shape[1]
+    if rules.closes != "never":
+        return slots.allowed(canvas, sites, rules, classes, _written(canvas, classes, n_holes))
     pair = sites.row * n_holes + sites.hole
     here = canvas.request[sites.row], sites.hole
     element = sites.element
@@ -257,9 +263,14 @@ def allowed(canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses, a
     return _force(may, ends & ~white.hangs, n_tokens, rules, here, classes)
 
 
-def one_a_hole(proposal: Proposal, canvas: Canvas, rules: Rules, chosen: Tensor) -> Tensor:
-    """Of the `chosen [S]` sites the surest of each hole whose words count: two could together break its limits."""
+def together(proposal: Proposal, canvas: Canvas, rules: Rules, classes: TokenClasses, chosen: Tensor) -> Tensor:
+    """Of the `chosen [S]` sites those that may be written in one step.
+
+    Of each hole whose words count the surest: two could together break its limits. Slots are looked at one by one.
+    """
     n_holes, sites = rules.min_words.shape[1], proposal.sites
+    if rules.closes != "never":
+        return slots.together(proposal, canvas, rules, classes, chosen, _written(canvas, classes, n_holes))
     pair = sites.row * n_holes + sites.hole
     value = torch.where(chosen, proposal.best, -torch.inf)
     counted = rules.counted[canvas.request[sites.row], sites.hole]
@@ -347,10 +358,15 @@ def _force(
 def hit_limit(canvas: Canvas, rules: Rules, classes: TokenClasses) -> Tensor:
     """Whether a limit of ours was reached in a row, `[B]` bool: more could not have been written."""
     n_holes = rules.min_words.shape[1]
-    signs = torch.ones(canvas.n_rows * n_holes, dtype=torch.bool, device=canvas.ids.device)
-    count = tally(canvas, classes, n_holes, signs)
+    count = _written(canvas, classes, n_holes)
     words, tokens = count.n_words.view(-1, n_holes), count.n_tokens.view(-1, n_holes)
     here = canvas.request
     full = (words >= rules.max_words[here]) & rules.free[here]
     long = (tokens >= rules.max_tokens[here]) & (rules.max_tokens[here] > 1) & ~rules.told[here]
     return ((full | long) & (rules.n_forced[here] < 0)).any(1)
+
+
+def _written(canvas: Canvas, classes: TokenClasses, n_holes: int) -> Tally:
+    """What stands in each hole without its signs."""
+    signs = torch.ones(canvas.n_rows * n_holes, dtype=torch.bool, device=canvas.ids.device)
+    return tally(canvas, classes, n_holes, signs)

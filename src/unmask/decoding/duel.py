@@ -43,7 +43,7 @@ def duel(model: Model, clean: Canvas, hidden: Tensor, search: Search) -> Tensor:
     check(model, search)
     _check_ends(model, clean, hidden)
     rows, truth = _opened(model, clean, hidden)
-    reader, rule, step = Reader(model, search.masks), search.rule, 0
+    reader, rule, step = Reader(model, search), search.rule, 0
     check_blocks(rows.canvas, search.masks.block, reader.whole, search.steps)
     total = torch.zeros(clean.n_rows, dtype=torch.float64, device=hidden.device)
     while rows.n_rows:

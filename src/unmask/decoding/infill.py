@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from unmask.canvas import Canvas, Role
 from unmask.decoding import beam
 from unmask.decoding.beam import Hypotheses
 from unmask.decoding.blocks import Blocks, check
-from unmask.decoding.constraints import Rules, TokenClasses, allowed, hit_limit, one_a_hole
+from unmask.decoding.constraints import Rules, TokenClasses, allowed, hit_limit, together
 from unmask.decoding.expansion import Expansion
 from unmask.decoding.policies import Progress, places
 from unmask.decoding.reading import Reader
@@ -71,7 +70,7 @@ class _Loop:
         self.waiting = list(range(len(requests)))
         self.open: Hypotheses | None = None
         self.passes = 0
-        self.reader, self.expansion = Reader(model, search.masks), Expansion.of(model, rules, search)
+        self.reader, self.expansion = Reader(model, search), Expansion.of(model, rules, search)
         self.deadline = None if search.timeout is None else time.monotonic() + search.timeout
         keys = [request.key for request in requests]
         self.price = torch.zeros(rules.min_words.shape[0], dtype=torch.float64, device=model.device)
@@ -155,12 +154,14 @@ class _Loop:
         noise = self._noise(rows) if search.sampling else None
         seen = self._propose(rows, sites.take(which), blocks, noise)
         proposal, sites = seen.take(blocks.open[which]), sites.take(blocks.open)
+        if self.rules.closes != "never":  # of slots some may have to wait until others are written
+            proposal, sites = proposal.take(can := (proposal.score > -torch.inf).any(1)), sites.take(can)
         back = self._back(rows, noise)
         progress = Progress(rows.n_rows, self._quota(rows, sites, blocks, back), search.rule.level or 0.0)
         chosen = search.rule.choose(proposal, progress, noise)
         total, alive = self._totals(rows, proposal, chosen)
         if search.at_once or self.expansion is not None:
-            chosen = one_a_hole(proposal, canvas, self.rules, chosen & alive[sites.row])
+            chosen = together(proposal, canvas, self.rules, self.classes, chosen & alive[sites.row])
             site = chosen.nonzero().squeeze(1)
             written = self._write(rows, proposal, site, proposal.score[site].argmax(1), alive)
             if back is not None:
@@ -182,7 +183,7 @@ class _Loop:
         prediction, against = self.reader.read(rows, sites, blocks, self.passes)
         shape = Shape(
             self.classes.of, may, search.temperature, search.top_p, search.top_k, against, search.masks.guidance,
-            search.masks.ending == "late", full, self.classes.breaks, search.rule.reads,
+            search.masks.ending == "late", full, self.classes.breaks, search.end_penalty, search.rule.reads,
         )  # fmt: skip
         n = 1 if search.sampling else self._width
         return self.model.objective.propose(prediction, canvas, n, shape, noise if search.temperature > 0 else None)
@@ -217,9 +218,10 @@ class _Loop:
         if self.search.rule.charges_place:
             total = total + places(proposal, rows.n_rows).double()[:, None]
         open_ways = chosen[:, None] & (proposal.score > -torch.inf)
-        dead = ~(proposal.score > -torch.inf).any(1)  # shaped scores of a site where all is barred are no numbers
-        alive = torch.ones(rows.n_rows, dtype=torch.bool, device=row.device)
-        alive[row[dead]] = False
+        live = (proposal.score > -torch.inf).any(1)  # shaped scores of a site where all is barred are no numbers
+        alive = torch.zeros(rows.n_rows, dtype=torch.bool, device=row.device)
+        alive[row] = True
+        alive[row[~live]] = False  # every place is to be written
         return torch.where(open_ways, total, -torch.inf), alive
 
     def _write(
@@ -294,7 +296,7 @@ class _Loop:
             if known is None or (self.search.sampling and score > known.score):
                 state.done[name] = Finished(canvas, row, score, merged, ended, status == "finished", start)
             elif not self.search.sampling:
-                known.score, known.merged = _log_add(known.score, score), True
+                known.add(score)
 
     def _leave(self, grown: Hypotheses) -> Moment:
         """Requests that are done leave with all their rows; others go on, or draw again."""
@@ -393,8 +395,3 @@ def run(
 def n_signs(canvas: Canvas) -> Tensor:
     """How many places of each row are still open, `[B]`."""
     return canvas.sum_rows((canvas.role == Role.SIGN).long())
-
-
-def _log_add(a: float, b: float) -> float:
-    high, low = max(a, b), min(a, b)
-    return high if low == -math.inf else high + math.log1p(math.exp(low - high))

@@ -92,7 +92,7 @@ def open_all(
     elif any(whole := [_all_told(start, some) for start, some in zip(starts, holes, strict=True)]):
         canvas = _written(model, canvas, readings, plans, whole)
         score = canvas.row_log_prob
-    told_by = {"ends": masks.ending != "never", **_by_length(model, readings, known, counts)}
+    told_by = _told_by(model, readings, known, counts, masks)
     rules = Rules.build(holes, max_words, [start.forced for start in starts], room, **told_by).to(device)
     classes = _classes(model, tokenizer, starts).to(device)
     requests, first = [], 0
@@ -177,13 +177,13 @@ def _check(model: Model, hole: Hole) -> None:
 def _starts(model: Model, tokenizer: Tokenizer, reading: Reading) -> list[Start]:
     """Every combination of candidates and empty fills of one text."""
     options: list[list[tuple[int, int | None, list[int]]]] = []  # (hole, candidate or -1 for empty or None, tokens)
-    appends = _appends_at_all(model, reading)
+    empties = model.objective.closes != "never" or _appends_at_all(model, reading)  # writes nothing of its own accord
     for hole in reading.holes:
         _check(model, hole)
         if isinstance(hole.sign, Blank) and hole.sign.candidates:
             ids = [candidate_of(tokenizer, hole, text) for text in hole.sign.candidates]
             options.append([(hole.index, i, tokens) for i, tokens in enumerate(ids)])
-        elif isinstance(hole.sign, Blank) and hole.sign.words[0] == 0 and not appends:
+        elif isinstance(hole.sign, Blank) and hole.sign.words[0] == 0 and not empties:
             options.append([(hole.index, None, []), (hole.index, -1, [])])
     n = math.prod(len(some) for some in options)
     if n > MOST_STARTS:
@@ -244,14 +244,15 @@ def _lengths(
     return choose_lengths(model, family, asked, masks, max_words)
 
 
-def _by_length(
-    model: Model, readings: Sequence[Reading], known: Sequence[Found], counts: Sequence[int]
+def _told_by(
+    model: Model, readings: Sequence[Reading], known: Sequence[Found], counts: Sequence[int], masks: Masks
 ) -> dict[str, Any]:
-    """What the rules say of the lengths of each row's holes; nothing where the family is not told them."""
+    """What the rules are told of the family, and, where it is told lengths, of those of each row's holes."""
+    family: dict[str, Any] = {"ends": masks.ending != "never", "closes": model.objective.closes}
     if told(model.objective) is None:
-        return {}
+        return family
     each = [pair for pair, n in zip(zip(readings, known, strict=True), counts, strict=True) for _ in range(n)]
-    return {
+    return family | {
         "lengths": [one.lengths for _, one in each],
         "grows": [one.room for _, one in each],
         "last": [at_end(reading.canvas) for reading, _ in each],
@@ -294,7 +295,7 @@ def _emptiness(
         for hole in some
         if isinstance(hole.sign, Blank) and hole.sign.words[0] == 0 and not hole.sign.candidates
     ]
-    if not pairs:
+    if not pairs or model.objective.closes != "never":
         return score
     first: list[int] = []  # the starts of a text are still alike: its first is asked for all
     for n in counts:

@@ -136,6 +136,18 @@ def parallel(proposal: Proposal, progress: Progress, noise: Noise | None) -> Ten
     return torch.ones_like(proposal.place, dtype=torch.bool)
 
 
+def serial(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tensor:
+    """The likeliest word at its place, by the model's price of places too, and every end that is the likeliest there.
+
+    Source: Stern et al. 2019, section 4 (greedy decoding); there slots that end are looked at again in every step.
+    """
+    ends = torch.zeros_like(proposal.best, dtype=torch.bool)
+    if proposal.ended is not None:
+        ends = proposal.ended >= proposal.best.exp()
+    value = (places(proposal, progress.n_rows) + proposal.best).masked_fill(ends, -torch.inf)
+    return ends | (best_sites(value, proposal.sites.row, progress.n_rows, progress.quota) & ~ends)
+
+
 def threshold(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tensor:
     """Every site whose best word of those that may come has the level's probability, and the likeliest in any case.
 
@@ -206,6 +218,7 @@ POLICIES: dict[str, Policy] = {
     "rightmost": Policy(rightmost, deterministic=True, charges_place=False, reads=NONE),
     "random": Policy(random, deterministic=False, charges_place=False, reads=NONE),
     "parallel": Policy(parallel, deterministic=True, charges_place=False, several=True, reads=NONE),
+    "serial": Policy(serial, deterministic=True, charges_place=False, several=True, reads=NONE),
     "threshold": Policy(threshold, deterministic=True, charges_place=False, several=True, level=0.9, reads=NONE),
     "factor": Policy(factor, deterministic=True, charges_place=False, several=True, level=1.0, reads=NONE),
     "entropy_bound": Policy(

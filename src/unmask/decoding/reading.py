@@ -12,7 +12,7 @@ from unmask.backbone.cache import Cache, names_of
 from unmask.canvas import Canvas, Role
 from unmask.decoding.beam import Hypotheses
 from unmask.decoding.blocks import Blocks
-from unmask.decoding.masks import Masks
+from unmask.decoding.search import Search
 from unmask.model import Model
 from unmask.noise import scattered
 from unmask.objectives import OBJECTIVES, Sites, told
@@ -31,16 +31,23 @@ class Reader:
     - `delayed`: its masks, and what was written in the step before
     """
 
-    def __init__(self, model: Model, masks: Masks) -> None:
+    def __init__(self, model: Model, search: Search) -> None:
         """Read with `model`.
 
         Raises:
-            ValueError: when something is asked of a family that is not told lengths.
+            ValueError: when something is asked of a family that cannot do it.
         """
-        self.model, self.masks = model, masks
+        self.model, self.masks = model, search.masks
+        masks = search.masks
+        if search.end_penalty and model.objective.closes == "never":
+            able = [name for name, family in OBJECTIVES.items() if family.closes != "never"]
+            raise ValueError(
+                f"end_penalty with a {model.objective.name} model · its places do not end by themselves · leave it out,"
+                f" or use a model of {' or '.join(able)}"
+            )
         self.family = told(model.objective)
         if self.family is None and not masks.plain:
-            chosen = next(name for name, value in vars(masks).items() if value != getattr(Masks(), name))
+            chosen = next(name for name, value in vars(masks).items() if value != getattr(type(masks)(), name))
             able = [name for name, family in OBJECTIVES.items() if family.lengths == "told"]
             raise ValueError(
                 f"{chosen} with a {model.objective.name} model · it is for models that write tokens into masks"

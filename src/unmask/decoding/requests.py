@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,6 +37,12 @@ class Finished:
     status: Status
     complete: bool  # nothing is open in it
     start: int  # the row of the rules it began from
+
+    def add(self, score: float) -> None:
+        """Another path to the same answer."""
+        high, low = max(self.score, score), min(self.score, score)
+        self.score = high if low == -math.inf else high + math.log1p(math.exp(low - high))
+        self.merged = True
 
     @cached_property
     def canvas(self) -> Canvas:

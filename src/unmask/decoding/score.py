@@ -92,7 +92,7 @@ def score(
     for canvas, size in zip(canvases, sizes, strict=True):
         if size == 0:
             raise ValueError("the text is empty · there is nothing to score · give at least one character")
-        _fits(model, canvas)  # before anything is read: a text that is far too long would cost much
+        _fits(model, canvas.lengths)  # before anything is read: a text that is far too long would cost much
     keys = keys or [key_of(canvas) for canvas in canvases]
     room = max(1, min(CHUNK, LOGITS // model.config.backbone.vocab_size))
     out: dict[int, Scored] = {}
@@ -136,14 +136,15 @@ def _predict(model: Model) -> Any:
     """As the model does, where what a family shows fits; it may be longer than the text."""
 
     def predict(canvas: Canvas, targets: Any = None) -> Any:
-        _fits(model, canvas)
-        return model.predict(canvas, targets)
+        view = model.objective.view(canvas, targets)
+        _fits(model, view.offsets.diff())
+        return model(view, canvas)
 
     return predict
 
 
-def _fits(model: Model, canvas: Canvas) -> None:
+def _fits(model: Model, lengths: Tensor) -> None:
     most = model.config.backbone.max_length
-    longest = int(canvas.lengths.max()) if canvas.n_rows else 0
+    longest = int(lengths.max()) if lengths.numel() else 0
     if longest > most:
         raise ValueError(f"the text needs {longest} places · the model reads {most} at a time · shorten it")

@@ -25,6 +25,7 @@ class Search:
     steps: int | None = None  # most forward passes a row
     seed: int = 0
     timeout: float | None = None  # seconds
+    end_penalty: float = 0.0  # nats that choosing an end takes off it
     masks: Masks = Masks()  # what is for families that are told lengths
 
     def __post_init__(self) -> None:
@@ -73,6 +74,7 @@ def search_of(
     seed: int,
     timeout: float | None,
     masks: Masks | None,
+    end_penalty: float = 0.0,
     rows: int | None = None,
 ) -> Search:
     """How to decode, with what was not said filled in; `rows`: what a beam is where nothing was said of it."""
@@ -83,4 +85,4 @@ def search_of(
         beam = 1 if alone or (steps is not None and n == 1) else rows or max(BEAM, 2 * n)
     elif not alone and beam > 0:
         beam = max(beam, n)
-    return Search(name, n, beam, temperature, top_p, top_k, steps, seed, timeout, masks)
+    return Search(name, n, beam, temperature, top_p, top_k, steps, seed, timeout, end_penalty, masks)

@@ -21,9 +21,17 @@ UNIFORM = Levels()
 
 
 def exact_count(
-    clean: Canvas, noise: Noise, levels: Levels = UNIFORM, begins: Tensor | None = None, bound: bool = True
+    clean: Canvas,
+    noise: Noise,
+    levels: Levels = UNIFORM,
+    begins: Tensor | None = None,
+    bound: bool = True,
+    least: int = 1,
 ) -> Hidden:
     """Hide m ~ U{1..n} of a row's n units, all sets alike: the law of a uniform random order of insertion.
+
+    With `least` 0 it is m ~ U{0..n}, for families that say of a whole text that it is whole: n + 1 steps, of which a
+    row takes one, so that its weight is (n + 1) / m, or n + 1 where nothing is hidden.
 
     Over tokens the weight n / m makes it a bound (Shen et al. 2020, eq. 5; LLaDA, eq. 14). Over whole words the
     same weight keeps rows of all lengths comparable, but it is a bound only where each word is one token. With
@@ -32,12 +40,16 @@ def exact_count(
     """
     kinds = units(clean, begins)
     n = kinds.per_row
-    m = torch.minimum(1 + (levels(noise, "count") * n).long(), n)
+    if least not in (0, 1):
+        raise ValueError(f"least is {least} · exact_count hides none of a row's units at least, or one · say 0 or 1")
+    steps = n + 1 - least
+    m = torch.minimum(least + (levels(noise, "count") * steps).long(), n)
     mask = kinds.spread(_lowest(kinds.row, _per_unit(noise.elements(clean, "order"), kinds.of), m))
     n_tokens, n_hidden = _totals(clean, kinds.of >= 0), _totals(clean, mask)
     if not bound:
         return Hidden(mask, torch.ones_like(n_hidden), n_hidden, n < 0, level=n_hidden / n_tokens.clamp(min=1))
-    weight = n_tokens / n_hidden.clamp(min=1) * levels.weight_between((m - 1) / n.clamp(min=1), m / n.clamp(min=1))
+    low, high = ((m - least + more) / steps.clamp(min=1) for more in (0, 1))
+    weight = (n_tokens + 1 - least) / n_hidden.clamp(min=1) * levels.weight_between(low, high)
     is_bound = torch.full_like(n, begins is None and levels.whole, dtype=torch.bool)
     return Hidden(mask, weight, n_tokens, is_bound, level=n_hidden / n_tokens.clamp(min=1))
 
@@ -94,6 +106,23 @@ def runs(
     return Hidden(mask, torch.ones_like(n, dtype=torch.float64), _totals(clean, mask), n < 0)
 
 
+def suffix(clean: Canvas, noise: Noise) -> Hidden:
+    """Hide the last m ~ U{0..n} of a row's n tokens: a step of a left-to-right order. Each token weighs 1."""
+    kinds = units(clean)
+    n = kinds.per_row
+    shown = (noise.rows("count") * (n + 1)).long()
+    place = (
+        clean.index
+        - (
+            n.new_full((clean.n_rows,), clean.n_elements).scatter_reduce(
+                0, clean.rows[kinds.of >= 0], clean.index[kinds.of >= 0], "amin"
+            )
+        )[clean.rows]
+    )
+    mask = (kinds.of >= 0) & (place >= shown[clean.rows])
+    return Hidden(mask, torch.ones_like(n, dtype=torch.float64), _totals(clean, mask), n < 0)
+
+
 def everything(clean: Canvas, noise: Noise) -> Hidden:
     """Hide the whole row: what is written from nothing, as a left-to-right model does."""
     mask = units(clean).of >= 0
@@ -119,7 +148,13 @@ def in_blocks(law: Law, clean: Canvas, noise: Noise, size: int, **settings: Any)
     return Hidden(hidden.mask, one, count, bound, level=level, within=hidden.weight[blocks.rows])
 
 
-LAWS: dict[str, Law] = {"exact_count": exact_count, "bernoulli": bernoulli, "runs": runs, "all": everything}
+LAWS: dict[str, Law] = {
+    "exact_count": exact_count,
+    "bernoulli": bernoulli,
+    "runs": runs,
+    "suffix": suffix,
+    "all": everything,
+}
 
 
 def _totals(clean: Canvas, mask: Tensor) -> Tensor:

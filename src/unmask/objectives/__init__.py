@@ -3,6 +3,7 @@
 from typing import Any
 
 from unmask.objectives.blank_lm import BlankLM
+from unmask.objectives.insertion import Insertion
 from unmask.objectives.left_to_right import LeftToRight
 from unmask.objectives.masked_diffusion import MaskedDiffusion
 from unmask.objectives.objective import Likelihood as Likelihood
@@ -19,4 +20,5 @@ OBJECTIVES: dict[str, Any] = {
     "blank_lm": BlankLM,
     "masked_diffusion": MaskedDiffusion,
     "left_to_right": LeftToRight,
+    "insertion": Insertion,
 }

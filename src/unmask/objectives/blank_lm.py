@@ -109,6 +109,7 @@ class BlankLM:
     holes: ClassVar[frozenset[str]] = frozenset({"blank", "mask", "candidates"})
     paths: ClassVar[str] = "many"
     lengths: ClassVar[str] = "free"
+    closes: ClassVar[str] = "never"
 
     def __init__(self, vocabulary: Vocabulary, width: int, embedding: nn.Embedding) -> None:
         """Make the family's head for a backbone of `width` whose output matrix is `embedding`."""
@@ -262,6 +263,10 @@ class BlankLM:
         splits = prediction.splits(targets.run, targets.word).gather(1, targets.split[:, None]).squeeze(1)
         words = prediction.words()[targets.run, targets.word]
         return Actions(mask.nonzero().squeeze(1), (prediction.places[targets.run] + words + splits).double())
+
+    def finished(self, predict: Predict, clean: Canvas, hidden: Tensor) -> Tensor:
+        """Nothing: where no blank is left, the text is whole."""
+        return torch.zeros(clean.n_rows, dtype=torch.float64, device=hidden.device)
 
     def restore(self, canvas: Canvas, targets: Targets) -> Canvas:
         """Each blank gives way to the tokens it hides."""

@@ -78,6 +78,7 @@ class LeftToRight:
     holes: ClassVar[frozenset[str]] = frozenset({"blank", "mask", "candidates"})
     paths: ClassVar[str] = "one"
     lengths: ClassVar[str] = "free"
+    closes: ClassVar[str] = "never"
 
     def __init__(
         self,

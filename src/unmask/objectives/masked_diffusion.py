@@ -66,6 +66,7 @@ class MaskedDiffusion:
     holes: ClassVar[frozenset[str]] = frozenset({"mask", "candidates", "blank"})
     paths: ClassVar[str] = "many"
     lengths: ClassVar[str] = "told"
+    closes: ClassVar[str] = "never"
 
     def __init__(
         self, vocabulary: Vocabulary, width: int, embedding: nn.Embedding, ends: bool = False, block: int | None = None

@@ -60,6 +60,7 @@ class Shape:
     waits: bool = False  # the end of a text is written after all else
     full: Tensor | None = None  # [S] bool, it may end here and no further word may begin; none: nowhere
     breaks: Tensor | None = None  # [C] bool, tokens of the class end the line; none: no token does
+    end_penalty: float = 0.0  # nats that choosing an end takes off it, where signs have ends
     tells: frozenset[str] = STATISTICS  # what the proposal is to say of whole distributions; else it says nan
 
 
@@ -94,7 +95,7 @@ class Proposal:
     confidence: Tensor  # [S] log-probability of the best word, unshaped
     margin: Tensor  # [S] best minus second
     best: Tensor  # [S] as `confidence`, of the words that may come; -inf: none may
-    ended: Tensor | None = None  # [S] probability of an end, unshaped, in families that are told lengths and write ends
+    ended: Tensor | None = None  # [S] probability of an end, in families whose signs may end without a token
 
     def take(self, which: Tensor) -> Proposal:
         """Of some sites, by `which [S]` bool."""
@@ -127,6 +128,7 @@ class Objective(Protocol):
     holes: ClassVar[frozenset[str]]  # the kinds it can fill: blank, mask, candidates
     paths: ClassVar[str]  # "one" or "many" ways to one text
     lengths: ClassVar[str]  # "free": a fill grows as it is written; "told": a sign for each token stands there before
+    closes: ClassVar[str]  # what the end of a sign, without a token, ends: "never", it has none; "slot", it; "row", all
     head: nn.Module
 
     def corrupt(self, clean: Canvas, hidden: Hidden, noise: Noise) -> tuple[Canvas, Any]:

@@ -33,6 +33,10 @@ class AnyOrder(Protocol):
         """The price of each token that `mask` hides, were it written next."""
         ...
 
+    def finished(self, predict: Predict, clean: Canvas, hidden: Tensor) -> Tensor:
+        """The price of ending when nothing of `hidden` is missing any more, `[B]`; 0 where that says itself."""
+        ...
+
 
 def likelihood(
     family: AnyOrder,
@@ -75,6 +79,7 @@ def likelihood(
 def _exact(family: AnyOrder, predict: Predict, clean: Canvas, hidden: Tensor, noise: Noise) -> Likelihood:
     """f(S) = logsumexp over i not in S of a(i | S) + f(S + i), f(all) = 0, f(none) = log p."""
     out = torch.zeros(clean.n_rows, dtype=torch.float64, device=hidden.device)
+    ended = family.finished(predict, clean, hidden)
     for row in range(clean.n_rows):  # each row has a lattice of its own
         places = (hidden & (clean.rows == row)).nonzero().squeeze(1)
         n = places.numel()
@@ -95,7 +100,7 @@ def _exact(family: AnyOrder, predict: Predict, clean: Canvas, hidden: Tensor, no
         for seen in range(2**n - 2, -1, -1):
             after = rest[(seen | steps)]
             rest[seen] = torch.where((seen & steps) == 0, price[seen] + after, -math.inf).logsumexp(0)
-        out[row] = rest[0]
+        out[row] = rest[0] + ended[row]
     return Likelihood(out, torch.zeros_like(out), "exact", "exact")
 
 
@@ -106,7 +111,7 @@ def _by_orders(
     n = clean.sum_rows(hidden.long())
     paths = torch.stack(list(_path_log_probs(family, predict, clean, hidden, n_pairs, noise)), 1)  # [B, 2 n_pairs]
     pairs = paths.view(clean.n_rows, n_pairs, 2).logsumexp(-1) - math.log(2)
-    base = torch.lgamma(n.double() + 1)
+    base = torch.lgamma(n.double() + 1) + family.finished(predict, clean, hidden)
     bound = base + pairs.logsumexp(1) - math.log(n_pairs)
     if n_pairs == 1:
         spread = (paths[:, 0] - paths[:, 1]).abs() / 2
@@ -163,7 +168,13 @@ def ranks(draws: Tensor, rows: Tensor, hidden: Tensor) -> Tensor:
 def _keyed(clean: Canvas) -> Canvas:
     """With keys that are places, so that copies know where their elements came from."""
     return Canvas.build(
-        clean.ids, clean.offsets, role=clean.role, hole=clean.hole, request=clean.request, segment=clean.segment
+        clean.ids,
+        clean.offsets,
+        role=clean.role,
+        hole=clean.hole,
+        request=clean.request,
+        segment=clean.segment,
+        fixed=clean.fixed,
     )
 
 

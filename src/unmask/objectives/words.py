@@ -42,10 +42,23 @@ class WordHead(nn.Module):
         """Log-softmax of the logits."""
         return self.logits(hidden).log_softmax(-1)
 
-    def nll(self, hidden: Tensor, run: Tensor, word: Tensor, weight: Tensor) -> Tensor:
-        """Weighted sum of -log p(`word[r]` | `hidden[run[r]]`) over the R targets: one normaliser a row of `hidden`."""
+    def nll(
+        self,
+        hidden: Tensor,
+        run: Tensor,
+        word: Tensor,
+        weight: Tensor,
+        group: Tensor | None = None,
+        barred: Tensor | None = None,
+    ) -> Tensor:
+        """Weighted sum of -log p(`word[r]` | `hidden[run[r]]`) over the R targets: one normaliser a row of `hidden`.
+
+        With `group [K]`, ascending from 0, those of a group share one: log p(`word[r]`, `run[r]` | group).
+        `barred [P, 2]` are pairs of a row of `hidden` and a word that it cannot say.
+        """
         bias = self.bias + self.barred
-        loss: Tensor = _NLL.apply(hidden, self.embedding.weight, bias, run, word, weight, *self._rows())  # type: ignore[no-untyped-call]
+        how = run, word, weight, group, barred, *self._rows()
+        loss: Tensor = _NLL.apply(hidden, self.embedding.weight, bias, *how)  # type: ignore[no-untyped-call]
         return loss
 
     def _rows(self) -> Any:
@@ -68,18 +81,27 @@ class _NLL(torch.autograd.Function):
         run: Tensor,
         word: Tensor,
         weight: Tensor,
+        group: Tensor | None,
+        barred: Tensor | None,
         rows: Tensor | None,
         ids: Tensor,
     ) -> Tensor:
         logits = F.linear(hidden, matrix, bias).to(weight.dtype)  # under autocast the product alone is bfloat16
         if rows is not None:
             logits.index_add_(1, ids, F.linear(hidden, rows).to(weight.dtype))
+        if barred is not None:
+            logits[barred[:, 0], barred[:, 1]] = -math.inf
         top = logits.amax(-1, keepdim=True)
         mass = weight.new_zeros(hidden.shape[0]).index_add_(0, run, weight)  # [K]
         picked = logits[run, word]
         probs = logits.sub_(top).exp_()
         total = probs.sum(-1, keepdim=True)
         normaliser = (total.log() + top).squeeze(1)
+        if group is not None:
+            n = int(group[-1]) + 1 if group.numel() else 0
+            shared = segment_logsumexp(normaliser, group, n)[group]
+            mass = mass.new_zeros(n).index_add_(0, group, mass)[group] * (normaliser - shared).exp()
+            normaliser = shared
         loss = (mass * normaliser).sum() - (weight * picked).sum()
         if any(wanted := ctx.needs_input_grad):
             grad = probs.mul_(mass[:, None] / total)
@@ -97,7 +119,7 @@ class _NLL(torch.autograd.Function):
         by_hidden, by_matrix, by_bias, by_rows = (
             None if grad is None else upstream * grad for grad in ctx.saved_tensors
         )
-        return by_hidden, by_matrix, by_bias, None, None, None, by_rows, None
+        return by_hidden, by_matrix, by_bias, None, None, None, None, None, by_rows, None
 
 
 class Head(nn.Module):

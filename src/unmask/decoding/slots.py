@@ -1,0 +1,123 @@
+"""What may come into slots, which words are put between and which may also stay empty.
+
+A word that begins a hole may get one before it, and one that ends it one behind it, while the slot there is open. So
+the edges of a hole are looked at when those slots close.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from unmask.canvas import Canvas
+from unmask.decoding.policies import ranked
+from unmask.objectives import Proposal, Sites
+
+if TYPE_CHECKING:
+    from unmask.decoding.constraints import Rules, Tally, TokenClasses
+
+
+@dataclass(frozen=True)
+class _Around:
+    """What stands in the holes of `S` slots, and on which side of it each lies."""
+
+    n_tokens: Tensor  # [S] int64
+    n_words: Tensor  # [S] int64
+    first: Tensor  # [S] bool, nothing of the hole stands before it
+    last: Tensor  # [S] bool, nothing behind it
+    pushed: Tensor  # [S] bool, the hole's first token begins with a space: a word before it makes one more
+    begins_well: Tensor  # [S] bool, the hole's first token may be the first
+    ends_well: Tensor  # [S] bool, its last the last
+
+    @classmethod
+    def of(cls, canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses, count: Tally) -> _Around:
+        """Of the slots of a canvas."""
+        pair = sites.row * count.n_holes + sites.hole
+        n_tokens, first_text = count.n_tokens[pair], count.first_text[pair]
+        kind = classes.of[canvas.ids[first_text.clamp(max=canvas.n_elements - 1)]]
+        tail = classes.of[count.last_token[pair].clamp(min=0)]
+        opens, closes = edges(sites, canvas, rules, classes)
+        each = torch.arange(pair.numel(), device=pair.device)
+        some = n_tokens > 0
+        return cls(
+            n_tokens,
+            count.n_words[pair],
+            sites.element < first_text,
+            sites.element > count.rightmost[pair],
+            some & (classes.spaced | classes.breaks)[kind],
+            ~some | opens[each, kind],
+            ~some | closes[each, tail],
+        )
+
+    def words_after(self, spaced: Tensor) -> Tensor:
+        """How many words the hole has with one token more, `spaced [S, C]` or `[S]` if that begins with a space."""
+        wide = (slice(None), None) if spaced.dim() == 2 else slice(None)
+        more = torch.where(self.first[wide], (self.pushed | (self.n_tokens == 0))[wide], spaced)
+        return self.n_words[wide] + more.long()
+
+
+def edges(sites: Sites, canvas: Canvas, rules: Rules, classes: TokenClasses) -> tuple[Tensor, Tensor]:
+    """Which classes may begin the hole of a site, and which may end it, `[S, C]` bool each."""
+    here = canvas.request[sites.row], sites.hole
+    bare = ~classes.spaced & (classes.begins_alnum | ~rules.joins_left[here][:, None])
+    begins = torch.where(rules.spaced[here][:, None], classes.spaced, bare)
+    return begins, classes.ends_alnum | ~rules.joins_right[here][:, None]
+
+
+def allowed(canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses, count: Tally) -> Tensor:
+    """`Shape.allowed [S, C + 1, 4]` of the slots of a canvas; `count`: its tokens alone."""
+    here = canvas.request[sites.row], sites.hole
+    around = _Around.of(canvas, sites, rules, classes, count)
+    begins, ends = edges(sites, canvas, rules, classes)
+    spaced = (classes.spaced | classes.breaks)[None, :].expand_as(begins)
+    words = around.words_after(spaced)
+    bad_start = torch.where(around.first[:, None], ~begins, ~around.begins_well[:, None])
+    bad_end = torch.where(around.last[:, None], ~ends, ~around.ends_well[:, None])
+    least, most = rules.min_words[here][:, None], rules.max_words[here][:, None]
+    need = (least - words).clamp(min=0) + bad_start.long() + bad_end.long()
+    may = around.n_tokens[:, None] + 1 + need <= rules.max_tokens[here][:, None]
+    may = may & classes.usable & (words <= most)
+    may = may & ~(spaced & (rules.joins_left & rules.joins_right)[here][:, None])
+    enough = around.n_words >= rules.min_words[here]
+    closes = enough & (around.begins_well | ~around.first) & (around.ends_well | ~around.last)
+    if rules.closes == "row":  # and with it all other slots of its row
+        whole = enough & around.begins_well & around.ends_well
+        bad = torch.zeros(canvas.n_rows, dtype=torch.bool, device=whole.device)
+        bad[sites.row[~whole]] = True
+        closes = whole & ~bad[sites.row]
+    closing = torch.zeros(may.shape[0], 1, 4, dtype=torch.bool, device=may.device)
+    closing[:, 0, 0] = closes
+    return torch.cat([may[:, :, None].expand(-1, -1, 4), closing], 1)
+
+
+def together(
+    proposal: Proposal, canvas: Canvas, rules: Rules, classes: TokenClasses, chosen: Tensor, count: Tally
+) -> Tensor:
+    """Of the slots that are to be written at once, `chosen [S]` bool, those that fit: ends all, words by their score.
+
+    One word of a hole does in any case: `allowed` has seen to that.
+    """
+    sites, pick = proposal.sites, proposal.score.argmax(1, keepdim=True)
+    word = proposal.word.gather(1, pick).squeeze(1)
+    writes = chosen & (word >= 0)
+    around = _Around.of(canvas, sites, rules, classes, count)
+    here = canvas.request[sites.row], sites.hole
+    kind = classes.of[word.clamp(min=0)]
+    more = around.words_after((classes.spaced | classes.breaks)[kind]) - around.n_words
+    owed = (rules.min_words[here] - around.n_words).clamp(min=0)
+    owed = owed + (~around.begins_well).long() + (~around.ends_well).long()
+    room = rules.max_tokens[here] - around.n_tokens - owed
+    words = rules.max_words[here] - around.n_words
+    pair = sites.row * count.n_holes + sites.hole
+    score = torch.where(writes, proposal.score.gather(1, pick).squeeze(1), -torch.inf)
+    order, rank = ranked(score, pair, int(pair.max()) + 1 if pair.numel() else 0)
+    running = torch.where(writes, more, 0)[order]
+    sums = running.cumsum(0)
+    first = torch.arange(rank.numel(), device=rank.device) - rank
+    sums = sums - (sums - running)[first]  # words of the hole's own, up to and with each
+    fits = torch.zeros_like(writes)
+    fits[order] = (rank == 0) | ((rank < room[order]) & (sums <= words[order]))
+    return chosen & (~writes | fits)

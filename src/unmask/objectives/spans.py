@@ -1,0 +1,54 @@
+"""Slots between neighbours, and the spans of missing tokens that belong into them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unmask.canvas import Canvas
+
+
+@dataclass(frozen=True)
+class Spans:
+    """The `S` slots of a canvas of which `R` tokens are missing."""
+
+    opens: Tensor  # [N] bool, a slot lies behind this element; never behind a missing one
+    row: Tensor  # [S] int64
+    size: Tensor  # [S] int64, how many tokens are missing there
+    slot: Tensor  # [R] int64, where each missing token belongs
+    place: Tensor  # [R] int64, its place in its span, from 0
+    last: Tensor  # [B] int64, the last slot of each row that has some
+
+    @classmethod
+    def of(cls, clean: Canvas, missing: Tensor, only_last: bool = False) -> Spans:
+        """Of the tokens `missing [N]` bool; rows begin and end with an element that is there.
+
+        There is a slot between two neighbours unless both are given and nothing is missing between them; `only_last`:
+        where something is missing alone, or at a row's end where nothing is.
+        """
+        there = (~missing).nonzero().squeeze(1)  # [K]
+        row = clean.rows[there]
+        inner = torch.zeros_like(there, dtype=torch.bool)
+        inner[:-1] = row[1:] == row[:-1]
+        size = torch.zeros_like(there)
+        size[:-1] = there[1:] - there[:-1] - 1
+        given = clean.fixed[there]
+        both = given.clone()
+        both[:-1] &= given[1:]
+        slots = inner & ((size > 0) | ~both)
+        if only_last:
+            end = inner.clone()
+            end[:-1] &= ~inner[1:]  # before the row's last element
+            nothing = clean.sum_rows(missing.long()) == 0
+            slots &= (size > 0) | (end & nothing[row])
+        opens = torch.zeros_like(missing)
+        opens[there[slots]] = True
+        number = opens.long().cumsum(0) - 1  # of the slot each missing token belongs to
+        here = missing.nonzero().squeeze(1)
+        slot, of = number[here], row[slots]
+        begin = there[slots] + 1
+        last = torch.ones_like(of, dtype=torch.bool)
+        last[:-1] = of[1:] != of[:-1]
+        return cls(opens, of, size[slots], slot, here - begin[slot], last.nonzero().squeeze(1))
