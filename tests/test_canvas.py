@@ -21,7 +21,6 @@ def emission(canvas: Canvas, site: list[int], runs: list[list[int | None]], cost
         kept,
         ids,
         torch.zeros_like(ids),
-        torch.full_like(ids, -1),
         torch.where(kept, 0.0, cost),
         birth=3,
     )

@@ -15,7 +15,7 @@ class Role(IntEnum):
     """What an element is for."""
 
     TEXT = 0  # a token of the text, printed
-    SIGN = 1  # a mask or blank: stands for what is missing
+    SIGN = 1  # a mask, blank or slot: stands for what is missing, or may be
     SCAFFOLD = 2  # separator, start, end, anchor: never printed
 
 
@@ -32,7 +32,6 @@ class Canvas:
     role: Tensor  # [N] int64, a Role
     fixed: Tensor  # [N] bool, the user's own
     hole: Tensor  # [N] int64, which of the user's holes it belongs to, -1: none
-    slot: Tensor  # [N] int64, the hole open for insertion right after it, -1: closed, as in all families there are
     segment: Tensor  # [N] int64, source, target, turn of a dialogue
     birth: Tensor  # [N] int64, the step that wrote it
     log_prob: Tensor  # [N] float32, what writing it cost, nats
@@ -55,7 +54,6 @@ class Canvas:
             "role": full((n,), Role.TEXT),
             "fixed": torch.zeros(n, dtype=torch.bool, device=ids.device),
             "hole": full((n,), -1),
-            "slot": full((n,), -1),
             "segment": full((n,), 0),
             "birth": full((n,), 0),
             "log_prob": torch.zeros(n, dtype=torch.float32, device=ids.device),
@@ -149,7 +147,7 @@ class Canvas:
         if bool(self.fixed[edits.site].any()):
             raise ValueError("an edit would change the user's own text · fixed elements are emitted exactly once")
         birth = torch.full_like(edits.site, edits.birth)
-        stated = {"ids": edits.ids, "role": edits.role, "slot": edits.slot, "birth": birth, "log_prob": edits.log_prob}
+        stated = {"ids": edits.ids, "role": edits.role, "birth": birth, "log_prob": edits.log_prob}
         columns = {name: getattr(self, name).index_copy(0, edits.site, value) for name, value in stated.items()}
         return replace(self, **columns)
 
@@ -183,7 +181,6 @@ class Canvas:
             "ids": torch.where(new, edits.ids, columns["ids"][fresh]),
             "role": torch.where(new, edits.role, columns["role"][fresh]),
             "fixed": columns["fixed"][fresh] & edits.kept,
-            "slot": edits.slot,
             "birth": torch.where(new, edits.birth, columns["birth"][fresh]),
             "log_prob": torch.where(new, edits.log_prob, columns["log_prob"][fresh] + edits.log_prob),
             "key": key,
@@ -204,7 +201,7 @@ class Edits:
     """All changes of one step, as emissions: element `site[e]` gives way to `counts[e]` elements.
 
     The `M = counts.sum()` emitted elements follow each other in the order of `site`. Itself alone: nothing but its
-    slot and cost change; nothing: deleted; another id: put; itself and new ones: inserted; `[blank?] word [blank?]`:
+    cost changes; nothing: deleted; another id: put; itself and new ones: inserted; `[blank?] word [blank?]`:
     filled and split; several masks: grown. New elements inherit `segment`, and `hole` where none is stated.
     """
 
@@ -213,7 +210,6 @@ class Edits:
     kept: Tensor  # [M] bool, this emitted element is the site itself
     ids: Tensor  # [M] int64
     role: Tensor  # [M] int64
-    slot: Tensor  # [M] int64, the hole open after it from now on, -1: closed; kept elements too
     log_prob: Tensor  # [M] float32, its cost; a kept element's is added to what it cost before
     birth: int  # the step
     hole: Tensor | None = None  # [M] int64
@@ -229,17 +225,15 @@ class Edits:
         *,
         kept: Tensor | None = None,
         log_prob: Tensor | None = None,
-        slot: Tensor | None = None,
         hole: Tensor | None = None,
     ) -> Edits:
-        """Edits whose columns are neutral where not given: nothing kept, all closed, at no cost, of the site's hole."""
+        """Edits whose columns are neutral where not given: nothing kept, at no cost, of the site's hole."""
         return cls(
             site,
             counts,
             torch.zeros_like(ids, dtype=torch.bool) if kept is None else kept,
             ids,
             torch.full_like(ids, role) if isinstance(role, Role) else role,
-            torch.full_like(ids, -1) if slot is None else slot,
             torch.zeros(ids.shape, dtype=torch.float32, device=ids.device) if log_prob is None else log_prob,
             birth,
             hole,

@@ -50,11 +50,11 @@ def likelihood(
     own = "exact" if exact else "bound"
     if method not in (None, own):
         raise ValueError(f"no likelihood method {method!r} here · methods: {own} · name it, or none")
-    n = 1 if exact else max(n_trees, 1)
+    n = 1 if exact else max(n_trees, 2)  # of one alone nobody knows how far it strays
     paths = torch.stack([_path(family, predict, clean, hidden, noise, number) for number in range(n)], 1)  # [B, n]
     value = paths.logsumexp(1) - math.log(n)
     spread = torch.zeros_like(value)
-    if n > 1:
+    if not exact:
         spread = ((paths - paths.logsumexp(1, keepdim=True)).exp() * n).std(1) / n**0.5
     return Likelihood(value, spread, "exact" if exact else "bound", own)
 
