@@ -24,7 +24,7 @@ def tiny_model(
 ) -> Model:
     """A model of `n_words` words and six signs or more, with weights large enough to have opinions."""
     signs = {name: n_words + i for i, name in enumerate([*SIGNS, *more_signs])}
-    shape = {"width": 16, "n_layers": 2, "n_heads": 2, "mlp_width": 32} | backbone
+    shape = {"width": 16, "n_layers": 2, "n_heads": 2, "mlp_width": 32, "positions": positions_of(objective)} | backbone
     config = ModelConfig(
         objective, BackboneConfig(vocab_size=n_words + len(signs), **shape), signs, tuple(signs.values()), options
     )  # type: ignore[arg-type]
@@ -36,6 +36,11 @@ def tiny_model(
             if parameter.dim() > 1:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.4)
     return model.to(dtype).eval()
+
+
+def positions_of(objective: str) -> str:
+    """What a family asks of its backbone."""
+    return "affine" if objective == "fractional" else "rotary"
 
 
 def clean_canvas(rows: list[list[int]], n_words: int = N_WORDS) -> Canvas:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from families import positions_of
 from unmask.backbone import BackboneConfig
 from unmask.language_model import LanguageModel
 from unmask.model import Model, ModelConfig
@@ -33,7 +34,13 @@ def toy(objective: str, seed: int = 0, max_length: int = 128, scale: float = 0.4
     tok = tokenizer()
     special = tuple(tok.special.nonzero().squeeze(1).tolist())
     shape = BackboneConfig(
-        vocab_size=tok.vocab_size, width=16, n_layers=2, n_heads=2, mlp_width=32, max_length=max_length
+        vocab_size=tok.vocab_size,
+        width=16,
+        n_layers=2,
+        n_heads=2,
+        mlp_width=32,
+        max_length=max_length,
+        positions=positions_of(objective),
     )
     model = Model(ModelConfig(objective, shape, tok.signs, special))
     model.initialise(seed)

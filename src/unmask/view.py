@@ -21,7 +21,7 @@ class View:
 
     ids: Tensor  # [M] int64
     offsets: Tensor  # [B + 1] int64
-    position: Tensor  # [M] int64, or float where positions are fractions
+    position: Tensor  # [M] int64; where positions are fixed at birth float: of what is given, from 0 to 1
     read: Tensor  # [R] int64, the elements whose hidden states are wanted
     stage: Tensor | None = None  # [M] int64; none: all 0, everyone sees everyone
     transient: Tensor | None = None  # [M] bool; none: nobody is
@@ -31,6 +31,7 @@ class View:
     causal: bool = False  # `stage` is the index in the row, and no row has a parent
     name: Tensor | None = None  # [M] int64, what was computed of an element of this name may stand for it
     fresh: Tensor | None = None  # [M] bool, but not for these: they are computed in any case
+    born: Tensor | None = None  # [M, 2] int64, places in the row of the neighbours it was born between, -1: given
 
     @property
     def n_rows(self) -> int:
@@ -51,7 +52,7 @@ class View:
         """The view without the elements that are not in `keep [M]` bool; those that are read must be."""
         place = keep.long().cumsum(0)
         ends = torch.cat([place.new_zeros(1), place])[self.offsets]
-        columns = ("ids", "position", "stage", "transient", "segment", "name", "fresh")
+        columns = ("ids", "position", "stage", "transient", "segment", "name", "fresh", "born")
         cut = {name: column[keep] for name in columns if (column := getattr(self, name)) is not None}
         return replace(self, offsets=ends, read=place[self.read] - 1, **cut)
 

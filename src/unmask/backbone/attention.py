@@ -32,6 +32,20 @@ class Pattern:
         """The elements to compute of a column `[M]`: all."""
         return column
 
+    @property
+    def new(self) -> Tensor:
+        """The elements to compute, `[M]`: all."""
+        return torch.arange(self.view.ids.numel(), device=self.view.ids.device)
+
+    @property
+    def slot(self) -> Tensor:
+        """Where what is said of each element lies, `[M]`: in order."""
+        return self.new
+
+    def places(self, like: Tensor, width: int) -> Tensor:
+        """Room for where each element stands, `[M, P]`; to be written in."""
+        return like.new_zeros(self.view.ids.numel(), width)
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, window: int | None = None, layer: int = 0) -> Tensor:
         """Softmax attention of `q [M, H, d]` over `k, v [M, G, d]` with H a multiple of G, `[M, H, d]`."""
         if k.shape[1] != q.shape[1]:

@@ -37,6 +37,7 @@ class Cache:
         self.slots = torch.empty(0, dtype=torch.int64)  # [C] where each lies
         self.states: list[Tensor] = []  # of each layer [room, 2, G, d]: keys and values
         self.hidden: Tensor | None = None  # [room, D] after the last layer
+        self.places: Tensor | None = None  # [room, P] where positions are fixed at birth
         self.last: tuple[Tensor, Tensor] | None = None  # names of the last view, and the slot of each
         self.n_computed = 0  # elements that went through the layers, ever
         self.n_kept = 0  # elements that the last `keep` left
@@ -138,6 +139,12 @@ class Plan:
             out[block.queries] = block.attend(q, store, window)
         return out
 
+    def places(self, like: Tensor, width: int) -> Tensor:
+        """Where what is known stands, `[room, P]`, by slot; to be written in."""
+        store = like.new_empty(0, width) if self.cache.places is None else self.cache.places
+        self.cache.places = _grown(store, self.room)
+        return self.cache.places
+
     @property
     def wanted(self) -> Tensor | None:
         """Which of the new elements the view reads, `[R]`, where it names its elements: these are computed in any case.
@@ -231,7 +238,12 @@ def beginnings(view: View) -> Tensor:
     """A 64-bit hash of each element's row up to it, `[M]`: all that it and those before it say."""
     start = view.offsets[:-1][view.rows]
     index = torch.arange(view.ids.numel(), device=view.ids.device) - start
-    said = scattered(scattered(scattered(view.ids) + index) + view.position.to(torch.int64))
+    place = view.position
+    if place.is_floating_point():
+        place = place.double() * 2**40
+    said = scattered(scattered(scattered(view.ids) + index) + place.to(torch.int64))
+    if view.born is not None:
+        said = scattered(scattered(said + view.born[:, 0]) + view.born[:, 1])
     if view.segment is not None:
         said = scattered(said + view.segment)
     total = said.cumsum(0)

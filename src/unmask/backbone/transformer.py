@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from unmask.backbone.attention import Pattern
 from unmask.backbone.cache import Cache, Plan
 from unmask.backbone.norm import RMSNorm
-from unmask.backbone.positions import rotary, rotate
+from unmask.backbone.positions import Fractions, rotary, rotate
 from unmask.view import View
 
 
@@ -39,6 +39,9 @@ class BackboneConfig:
     attention_bias: bool | None = None  # none: as `bias`
     mlp_bias: bool | None = None  # none: as `bias`
     qk_norm: bool = True
+    positions: Literal["rotary", "average", "affine"] = (
+        "rotary"  # the others are fixed at birth, for families that grow
+    )
     rope_base: float = 10_000.0
     local_rope_base: float | None = None  # none: as the global layers
     global_every: int = 1  # every n-th layer, from the first, is global; the others are local; 0: all are
@@ -53,6 +56,11 @@ class BackboneConfig:
             raise ValueError(
                 f"width {self.width} does not give {self.n_heads} heads of an even width · rotary positions turn pairs"
                 f" · choose a width that is a multiple of {2 * self.n_heads}, or an even head_dim"
+            )
+        if self.positions != "rotary" and self.global_every != 1:
+            raise ValueError(
+                f"local layers with positions={self.positions} · what is fixed at birth tells no distance · leave out"
+                " global_every and window"
             )
         if self.n_heads % (self.n_kv_heads or self.n_heads):
             raise ValueError(
@@ -101,7 +109,7 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         pattern: Pattern | Plan,
-        turn: tuple[Tensor, Tensor],
+        turn: tuple[Tensor, Tensor] | None,
         window: int | None,
         read: Tensor | None = None,
     ) -> Tensor:
@@ -110,7 +118,7 @@ class Attention(nn.Module):
         qk, v = qkv.split([self.n_heads + self.n_kv_heads, self.n_kv_heads], 1)
         if self.qk_norm is not None:
             qk = self.qk_norm(qk)
-        q, k = rotate(qk, *turn).split([self.n_heads, self.n_kv_heads], 1)
+        q, k = (qk if turn is None else rotate(qk, *turn)).split([self.n_heads, self.n_kv_heads], 1)
         mixed = pattern.attend(q, k, v, window, self.number).flatten(1)
         out: Tensor = self.out(mixed if read is None else mixed[read])
         return out
@@ -154,7 +162,7 @@ class Layer(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Tensor, pattern: Pattern | Plan, turn: tuple[Tensor, Tensor], read: Tensor | None = None
+        self, x: Tensor, pattern: Pattern | Plan, turn: tuple[Tensor, Tensor] | None, read: Tensor | None = None
     ) -> Tensor:
         """`x [M, D]` to `[M, D]`, or to `[R, D]` where only the elements `read [R]` are wanted."""
         mixed = self.attention(self.attention_norm(x), pattern, turn, self.window, read)
@@ -176,6 +184,7 @@ class Backbone(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.segment_embedding = nn.Embedding(config.n_segments, config.width) if config.n_segments else None
+        self.fractions = Fractions(config.width, config.positions) if config.positions != "rotary" else None
         self.layers = nn.ModuleList(Layer(config, number) for number in range(config.n_layers))
         self.norm = make_norm(config)
         self.output = self.embedding if config.tied else nn.Embedding(config.vocab_size, config.width)
@@ -209,18 +218,59 @@ class Backbone(nn.Module):
 
     def _through(self, view: View, pattern: Pattern | Plan, read: Tensor | None) -> Tensor:
         """The elements that a pattern wants computed, through all layers; of those the ones to be read."""
-        config, position = self.config, pattern.of(view.position)
+        config = self.config
         x = self.embedding(pattern.of(view.ids)).to(self.norm.weight.dtype)
         if self.segment_embedding is not None and view.segment is not None:
             x = x + self.segment_embedding(pattern.of(view.segment))
-        turns = {True: rotary(position, config.head_width, config.rope_base, x.dtype)}
-        base = config.local_rope_base or config.rope_base
-        turns[False] = turns[True] if base == config.rope_base else rotary(position, config.head_width, base, x.dtype)
+        if view.born is not None or self.fractions is not None:
+            x = x + self._born(view, pattern).to(x.dtype)
+        turns = self._turns(pattern.of(view.position), x.dtype)
         for number, layer in enumerate(self.layers):
             last = number == config.n_layers - 1  # past its attention, elements that are not read matter to nobody
             x = layer(x, pattern, turns[config.is_global(number)], read if last else None)
         out: Tensor = self.norm(x)
         return out
+
+    def _turns(self, position: Tensor, dtype: torch.dtype) -> dict[bool, tuple[Tensor, Tensor] | None]:
+        """By how much global layers (True) and local ones turn; None: not at all."""
+        config = self.config
+        if self.fractions is not None:
+            return {True: None, False: None}
+        turn = rotary(position, config.head_width, config.rope_base, dtype)
+        base = config.local_rope_base or config.rope_base
+        local = turn if base == config.rope_base else rotary(position, config.head_width, base, dtype)
+        return {True: turn, False: local}
+
+    def _born(self, view: View, pattern: Pattern | Plan) -> Tensor:
+        """Position vectors of the elements to compute, `[K, D]`; stage by stage, from those of older neighbours.
+
+        Raises:
+            ValueError: when the view's positions are of another kind than the backbone's.
+        """
+        if view.born is None or self.fractions is None or view.stage is None:
+            have, want = self.config.positions, "rotary" if view.born is None else "affine"
+            raise ValueError(
+                f"backbone.positions={have} with a family whose positions are {'' if view.born is not None else 'not '}"
+                f"fixed at birth · say backbone.positions={want}"
+            )
+        new, slot, fractions = pattern.new, pattern.slot, self.fractions
+        born, stage = view.born[new], view.stage[new]
+        first = view.offsets[:-1][view.rows[new]]
+        given = born[:, 0] < 0
+        said = fractions.given(view.position[new[given]])
+        store = pattern.places(said, fractions.width)
+        store = _put(store, slot[new[given]], said)
+        for moment in stage[~given].unique().tolist():
+            mine = ~given & (stage == moment)
+            left, right = (store[slot[born[mine, side] + first[mine]]] for side in (0, 1))
+            said = fractions.between(left, right)
+            store = _put(store, slot[new[mine]], said)
+        return fractions.vectors(store[slot[new]])
+
+
+def _put(store: Tensor, at: Tensor, values: Tensor) -> Tensor:
+    """The store with `values` at places `at`: where gradients are wanted another, elsewhere the same."""
+    return store.index_copy(0, at, values) if torch.is_grad_enabled() else store.index_copy_(0, at, values)
 
 
 def make_norm(config: BackboneConfig) -> nn.Module:

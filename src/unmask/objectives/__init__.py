@@ -3,6 +3,7 @@
 from typing import Any
 
 from unmask.objectives.blank_lm import BlankLM
+from unmask.objectives.fractional import Fractional
 from unmask.objectives.insertion import Insertion
 from unmask.objectives.left_to_right import LeftToRight
 from unmask.objectives.masked_diffusion import MaskedDiffusion
@@ -21,4 +22,5 @@ OBJECTIVES: dict[str, Any] = {
     "masked_diffusion": MaskedDiffusion,
     "left_to_right": LeftToRight,
     "insertion": Insertion,
+    "fractional": Fractional,
 }

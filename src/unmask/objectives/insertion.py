@@ -17,12 +17,12 @@ from unmask.objectives import orders, trees
 from unmask.objectives.objective import Likelihood, Loss, Predict, Proposal, Shape, Sites, Vocabulary, open_signs
 from unmask.objectives.orders import Actions
 from unmask.objectives.slots import Head, Prediction, Seen
-from unmask.objectives.spans import Spans
-from unmask.objectives.words import certainty, choose, segment_logsumexp
+from unmask.objectives.spans import Spans, central
+from unmask.objectives.words import certainty, choose
 from unmask.view import View
 
 ORDERS = ("tree", "uniform", "left_to_right")
-HEADS = ("joint", "factorised")
+PLACES = ("joint", "factorised", "none")
 FINISHES = ("slot", "sequence", "last", "stop")
 
 
@@ -56,7 +56,8 @@ class Insertion:
         model of Patel et al. 2025, with features of both neighbours in the place of one.
     Options: `order`: which word of a slot comes first in training: `tree`, the middle one (weights softmax of
         -distance / `tau`); `uniform`, any; `left_to_right`, the first, and only the last slot of a row is ever open.
-        `place`: `joint`, one softmax over all words of all slots; `factorised`, p(slot) p(w | slot).
+        `place`: `joint`, one softmax over all words of all slots; `factorised`, p(slot) p(w | slot);
+        `none`, p(w | slot) alone, for slots that are all written at once.
         `finish`: `slot`, an empty slot says its end; `sequence`, all slots do, once nothing is missing in any; `last`,
         the last slot does so for the whole row; `stop`, a head of its own does.
         `context`: what all slots of a row have in common, the maximum of each feature, is added to each (its
@@ -86,13 +87,15 @@ class Insertion:
         Raises:
             ValueError: for an option there is not, or two that contradict each other.
         """
-        for option, said, known in (("order", order, ORDERS), ("place", place, HEADS), ("finish", finish, FINISHES)):
+        for option, said, known in (("order", order, ORDERS), ("place", place, PLACES), ("finish", finish, FINISHES)):
             if said not in known:
                 raise ValueError(f"{option} {said!r} is not known · it is one of {', '.join(known)} · name one of them")
         if tau <= 0 or mixture < 1:
             raise ValueError(f"tau {tau}, mixture {mixture} · tau is above 0, mixture 1 or more · mend the recipe")
         if mixture > 1 and place == "joint":
             raise ValueError("mixture with place=joint · softmaxes are mixed slot by slot · say place=factorised")
+        if place == "none" and finish != "slot":
+            raise ValueError(f"finish={finish} with place=none · every slot stands alone there · say finish=slot")
         if finish in ("last", "stop") and order == "tree":
             raise ValueError(
                 f"finish={finish} with order=tree · one word comes at a time there, and all orders alike · say"
@@ -109,7 +112,7 @@ class Insertion:
         special[self.end] = False
         self.head = Head(
             width, embedding, special,
-            location=place == "factorised", context=context, mixture=mixture, stop=finish == "stop",
+            place=place, context=context, mixture=mixture, stop=finish == "stop",
         )  # fmt: skip
 
     def corrupt(self, clean: Canvas, hidden: Hidden, noise: Noise) -> tuple[Canvas, Targets]:
@@ -158,8 +161,7 @@ class Insertion:
             return (spans.place == 0).double()
         if self.order == "uniform":
             return 1 / size
-        score = -(spans.place - (size - 1) / 2).abs() / self.tau
-        return (score - segment_logsumexp(score, spans.slot, spans.size.numel())[spans.slot]).exp()
+        return central(spans.size, spans.slot, spans.place, self.tau)
 
     def view(self, canvas: Canvas, targets: Targets | None = None) -> View:
         """All but the slots; what stands beside one is read."""
@@ -178,13 +180,13 @@ class Insertion:
 
     def predict(self, hidden: Tensor, canvas: Canvas) -> Prediction:
         """Of every open slot, from the hidden states of its neighbours."""
-        row = open_signs(canvas).row
-        quiet = torch.zeros_like(row, dtype=torch.bool)
+        seen = self._seen(canvas)
+        quiet = torch.zeros_like(seen.row, dtype=torch.bool)
         if self.finish in ("last", "stop"):  # only the last slot of a row says its end, or none does
-            quiet = ~_last_of_row(row) if self.finish == "last" else ~quiet
+            quiet = ~_last_of_row(seen.row) if self.finish == "last" else ~quiet
         slot = quiet.nonzero().squeeze(1)
         silent = torch.stack([slot, torch.full_like(slot, self.end)], 1)
-        return Prediction(self.head, hidden, canvas, self._seen(canvas), silent)
+        return Prediction(self.head, hidden, seen, silent)
 
     def loss(self, prediction: Prediction, canvas: Canvas, targets: Targets) -> Loss:
         """Cross-entropy of words and ends at their slots, and of what says that all is there."""
@@ -226,7 +228,7 @@ class Insertion:
         self, prediction: Prediction, canvas: Canvas, n: int, shape: Shape, noise: Noise | None = None
     ) -> Proposal:
         """The `n` best words of every slot, its end among them where it may say so."""
-        sites, words = prediction.sites, prediction.words()
+        sites, words = open_signs(canvas), prediction.words()
         if self.finish == "stop":
             words = self._stopping(prediction, words)
         classes = shape.token_class.clone()

@@ -24,7 +24,7 @@ class Head(nn.Module):
         embedding: nn.Embedding,
         special: Tensor,
         *,
-        location: bool,
+        place: str,
         context: bool,
         mixture: int,
         stop: bool,
@@ -33,7 +33,8 @@ class Head(nn.Module):
         super().__init__()
         self.left, self.right = nn.Linear(width, width), nn.Linear(width, width, bias=False)
         self.words = WordHead(embedding, special)
-        self.location = nn.Linear(width, 1) if location else None
+        self.location = nn.Linear(width, 1) if place == "factorised" else None
+        self.place = place
         self.context = nn.Linear(width, width, bias=False) if context else None
         self.mixture = nn.Linear(width, mixture * (width + 1)) if mixture > 1 else None
         self.stop = nn.Linear(width, 1) if stop else None
@@ -42,11 +43,10 @@ class Head(nn.Module):
 class Prediction:
     """What the model says of the `S` slots of a canvas, worked out when asked."""
 
-    def __init__(self, head: Head, hidden: Tensor, canvas: Canvas, seen: Seen, silent: Tensor) -> None:
+    def __init__(self, head: Head, hidden: Tensor, seen: Seen, silent: Tensor) -> None:
         """From `hidden [R, D]`, of the elements that `seen` reads; `silent [P, 2]`: slots and words they cannot say."""
         self.silent = silent
-        self.head, self.sites, self.n_rows = head, open_signs(canvas), canvas.n_rows
-        self.row = self.sites.row  # [S]
+        self.head, self.n_rows, self.row = head, seen.first.numel(), seen.row  # [S]
         self.first = hidden[seen.first]  # [B, D]
         slots = head.left(hidden)[seen.left] + head.right(hidden)[seen.right]
         self.slots = F.elu(slots)  # [S, D]
@@ -65,6 +65,8 @@ class Prediction:
     @cached_property
     def places(self) -> Tensor:
         """Give log p(slot | canvas), `[S]`: a softmax over the slots of each row; of a joint head its words summed."""
+        if self.head.place == "none":
+            return self.slots.new_zeros(self.row.numel())
         head = self.head.location
         scores = self._logits.logsumexp(-1) if head is None else head(self.slots).squeeze(1)
         return scores - segment_logsumexp(scores, self.row, self.n_rows)[self.row]
@@ -94,6 +96,7 @@ class Seen:
 
     keep: Tensor  # [N] bool
     read: Tensor  # [R] int64, seen elements whose hidden states are wanted: beside slots, and the first of each row
+    row: Tensor  # [S] int64
     left: Tensor  # [S] int64, a slot's left neighbour, as a place in `read`
     right: Tensor  # [S] int64
     first: Tensor  # [B] int64, the first of each row, as a place in `read`
@@ -105,4 +108,5 @@ class Seen:
         left = before[canvas.role == Role.SIGN] - 1
         first = before[canvas.offsets[:-1]] - 1
         read = torch.cat([left, left + 1, first]).unique()
-        return cls(keep, read, *(torch.searchsorted(read, some) for some in (left, left + 1, first)))
+        row = open_signs(canvas).row
+        return cls(keep, read, row, *(torch.searchsorted(read, some) for some in (left, left + 1, first)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from unmask.canvas import Canvas
+from unmask.objectives.words import segment_logsumexp
 
 
 @dataclass(frozen=True)
@@ -52,3 +54,23 @@ class Spans:
         last = torch.ones_like(of, dtype=torch.bool)
         last[:-1] = of[1:] != of[:-1]
         return cls(opens, of, size[slots], slot, here - begin[slot], last.nonzero().squeeze(1))
+
+
+def central(size: Tensor, slot: Tensor, place: Tensor, tau: float) -> Tensor:
+    """Shares of the tokens of each slot, `[R]`, falling with the distance from its middle: softmax(-distance / tau).
+
+    Args:
+        size: `[S]`, how many tokens each slot has.
+        slot: `[R]`, that of each token.
+        place: `[R]`, where a token stands in it, from 0.
+        tau: Infinite: all alike.
+    """
+    score = -(place - (size[slot].double() - 1) / 2).abs() / tau
+    return (score - segment_logsumexp(score, slot, size.numel())[slot]).exp()
+
+
+def drawn(share: Tensor, draw: Tensor, slot: Tensor, n_slots: int) -> Tensor:
+    """One token of each slot, by its share, `[R]` bool, from uniform draws `[R]`."""
+    score = share.log() - (-draw.log()).log()
+    best = score.new_full((n_slots,), -math.inf).scatter_reduce(0, slot, score, "amax")
+    return (score == best[slot]) & (score > -math.inf)

@@ -13,7 +13,7 @@ from unmask.canvas import Canvas
 from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
 from unmask.objectives.objective import Likelihood, Predict
-from unmask.objectives.spans import Spans
+from unmask.objectives.spans import Spans, drawn
 
 CHUNK = 8_192  # elements a forward pass
 
@@ -77,7 +77,7 @@ def _path(
             break
         share = family.shares(spans)
         draw = noise.elements(clean, f"tree {number} {turn}")[missing]
-        first = _first(share, draw, spans)  # [R] bool
+        first = drawn(share, draw, spans.slot, spans.size.numel())  # [R] bool
         word = torch.full_like(behind, family.end)
         word[spans.slot[first]] = clean.ids[missing][first]
         wanted = ends | (spans.size > 0)
@@ -87,13 +87,6 @@ def _path(
         closed[behind[ends]] = True
         missing = missing.masked_scatter(missing, ~first)
     return out
-
-
-def _first(share: Tensor, draw: Tensor, spans: Spans) -> Tensor:
-    """Which missing token of each slot comes first, `[R]` bool, from uniform draws."""
-    score = share.log() - (-draw.log()).log()
-    best = score.new_full((spans.size.numel(),), -math.inf).scatter_reduce(0, spans.slot, score, "amax")
-    return (score == best[spans.slot]) & (score > -math.inf)
 
 
 def _words(

@@ -1,0 +1,208 @@
+"""Insertion with positions fixed at birth: a text grows while what was computed of it stays."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from unmask.canvas import Canvas, Role
+from unmask.masking.hidden import Hidden
+from unmask.noise import Noise
+from unmask.objectives.insertion import Insertion, Targets
+from unmask.objectives.objective import Likelihood, Predict, Vocabulary
+from unmask.objectives.slots import Seen
+from unmask.objectives.spans import Spans, central, drawn
+from unmask.view import View
+
+
+@dataclass(frozen=True)
+class Grown(Targets):
+    """Targets of every slot that a text ever had; of its `T` tokens that were born, in order, first those born into."""
+
+    chance: Tensor  # [T] float64, how likely it was that a token would come first in its slot
+
+
+@dataclass(frozen=True)
+class Births:
+    """Of the `K` elements that the model sees, where each was born; the order of the canvas."""
+
+    keep: Tensor  # [N] bool
+    row: Tensor  # [K] int64
+    birth: Tensor  # [K] int64, 0: given
+    left: Tensor  # [K] int64, of what is born: the nearest older element on its left
+    right: Tensor  # [K] int64, on its right
+
+    @classmethod
+    def of(cls, canvas: Canvas, keep: Tensor) -> Births:
+        """Of the elements `keep [N]` bool, whose rows begin and end with a given one."""
+        birth, row = canvas.birth[keep], canvas.rows[keep]
+        each = torch.arange(birth.numel(), device=birth.device)
+        sides = []
+        for step in (-1, 1):
+            near = (each + step).clamp(0, max(birth.numel() - 1, 0))
+            while bool((younger := (birth > 0) & (birth[near] >= birth)).any()):
+                near = torch.where(younger, near[near], near)  # what lies between is no older than the one passed by
+            sides.append(near)
+        return cls(keep, row, birth, *sides)
+
+
+class Fractional(Insertion):
+    """Insertion with fractional positional encoding (Zhang, Zhao, Hu, Wan, Zhang, Wang and Zhang 2023).
+
+    Corrupts: nothing is taken away. A tree is drawn over what is hidden: in each round one token of every slot that
+        lacks some, by softmax(-distance from the middle / `roll_in`); it says when each token is born. What is shown is
+        given: it stands at k / (n + 1) of the way, the rest between the neighbours it was born between.
+    Predicts: p(w | slot) of every slot that there ever was, from hidden states that see what is as old or older, in one
+        pass over the whole text.
+    Fills: as `insertion`; what was computed of an element is never computed again.
+    Loss: the mean over all slots of -sum over missing i of w(i) log p(x_i | slot), or of -log p(end | slot): section
+        3.2 there. No bound; texts are scored by trees, one pass each.
+    Policies that suit: `parallel`: then every slot lies beside an element of the last round, which has seen all.
+        Slots that are left for later are blind to what was written meanwhile elsewhere.
+    Relation to the others: another model than `insertion`: what is old never hears of what is new.
+    Options: `order`, `tree` or `uniform`, and `tau`, as in `insertion`: which words a slot is taught. `roll_in`: the
+        same of the tree that is drawn, `inf` for any. It needs backbone.positions `affine`, or `average`, which trees
+        of more than 20 rounds are too deep for.
+    """
+
+    name = "fractional"
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        width: int,
+        embedding: nn.Embedding,
+        order: str = "tree",
+        tau: float = 1.0,
+        roll_in: float = 1.0,
+    ) -> None:
+        """Make the family's head for a backbone of `width` whose output matrix is `embedding`.
+
+        Raises:
+            ValueError: for an option there is not.
+        """
+        if order == "left_to_right":
+            raise ValueError(
+                "order=left_to_right of fractional positions · each is born beside the end, deeper than the last, and"
+                " they fall together · say order=tree or uniform, or objective=left_to_right"
+            )
+        if roll_in <= 0:
+            raise ValueError(f"roll_in is {roll_in} · it is above 0, inf for any order · mend the recipe")
+        super().__init__(vocabulary, width, embedding, order, tau, place="none")
+        self.roll_in = roll_in
+
+    def corrupt(self, clean: Canvas, hidden: Hidden, noise: Noise) -> tuple[Canvas, Grown]:
+        """The same text with births, from a tree that is drawn, and what each of its slots lacked."""
+        missing, birth = hidden.mask, torch.zeros_like(clean.ids)
+        chance = torch.ones_like(birth, dtype=torch.float64)
+        turn = 1
+        while bool(missing.any()):
+            spans = Spans.of(clean, missing)
+            share = central(spans.size, spans.slot, spans.place, self.roll_in)
+            draw = noise.elements(clean, f"birth {turn}")[missing]
+            first = drawn(share, draw, spans.slot, spans.size.numel())
+            at = missing.nonzero().squeeze(1)[first]
+            birth[at], chance[at] = turn, share[first]
+            missing, turn = missing.masked_scatter(missing, ~first), turn + 1
+        canvas = replace(clean, birth=birth)
+        return canvas, self._taught(canvas, chance[hidden.mask])
+
+    def _taught(self, canvas: Canvas, chance: Tensor) -> Grown:
+        """What every slot is to say."""
+        births = Births.of(canvas, torch.ones_like(canvas.fixed))
+        born = (births.birth > 0).nonzero().squeeze(1)
+        left, size = births.left[born], (births.right - births.left - 1)[born]
+        slot = torch.arange(born.numel(), device=born.device).repeat_interleave(size)
+        place = torch.arange(slot.numel(), device=slot.device) - (size.cumsum(0) - size)[slot]
+        tau = self.tau if self.order == "tree" else math.inf
+        weight = central(size, slot, place, tau)
+        n_slots = born.numel() + int(self._ends(canvas).sum())
+        end = (torch.arange(n_slots, device=slot.device) >= born.numel()).double()
+        nothing = torch.zeros(canvas.n_rows, dtype=torch.float64, device=slot.device)
+        count = torch.tensor(float(n_slots), dtype=torch.float64, device=slot.device)
+        word = canvas.ids[left[slot] + 1 + place]
+        return Grown(slot, word, weight, end, nothing, nothing, nothing, count, chance)
+
+    def _ends(self, canvas: Canvas) -> Tensor:
+        """Behind which elements of a grown text a slot ended, `[N]` bool."""
+        behind = torch.zeros_like(canvas.fixed)
+        behind[:-1] = (canvas.rows[1:] == canvas.rows[:-1]) & ~(canvas.fixed[1:] & canvas.fixed[:-1])
+        return behind
+
+    def view(self, canvas: Canvas, targets: Targets | None = None) -> View:
+        """The elements in the order of their births, each seeing what is as old or older."""
+        births = Births.of(canvas, canvas.ids != self.blank)
+        age = births.birth
+        order = (births.row * (int(age.max()) + 1 if age.numel() else 1) + age).argsort(stable=True)
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(order.numel(), device=order.device)
+        before = torch.cat([rank.new_zeros(1), births.keep.long().cumsum(0)])
+        offsets = before[canvas.offsets]
+        first = offsets[:-1][births.row]
+        given = births.birth == 0
+        sides = (torch.where(given, -1, rank[side] - first) for side in (births.left, births.right))
+        number = given.long().cumsum(0)
+        number = number - number[first]  # of a given element in its row, from 0
+        most = number.new_zeros(canvas.n_rows).scatter_reduce(0, births.row, number, "amax")
+        place = torch.where(given, number / most[births.row].clamp(min=1), 0.0)
+        return View(
+            canvas.ids[births.keep][order],
+            offsets,
+            place[order],
+            rank[self._seen(canvas).read],
+            stage=age[order],
+            born=torch.stack(list(sides), 1)[order],
+        )
+
+    def _seen(self, canvas: Canvas) -> Seen:
+        """Where the open slots of a canvas lie, or, where none is, all that it ever had: born into, then ended."""
+        if bool((canvas.role == Role.SIGN).any()):
+            return super()._seen(canvas)
+        births = Births.of(canvas, torch.ones_like(canvas.fixed))
+        born, ends = ((some).nonzero().squeeze(1) for some in (births.birth > 0, self._ends(canvas)))
+        left, right = torch.cat([births.left[born], ends]), torch.cat([births.right[born], ends + 1])
+        row = canvas.rows[torch.cat([born, ends])]
+        return Seen(births.keep, torch.arange(births.row.numel(), device=row.device), row, left, right,
+                    canvas.offsets[:-1])  # fmt: skip
+
+    def likelihood(
+        self,
+        predict: Predict,
+        clean: Canvas,
+        hidden: Tensor,
+        method: str | None,
+        n_orders: int,
+        noise: Noise,
+    ) -> Likelihood:
+        """By random trees, one pass each, as `trees.likelihood` says.
+
+        Raises:
+            ValueError: for a method there is not.
+        """
+        if method not in (None, "bound"):
+            raise ValueError(f"no likelihood method {method!r} here · methods: bound · name it, or none")
+        one = torch.ones(clean.n_rows, dtype=torch.float64, device=hidden.device)
+        given = clean.sum_rows(hidden.long()) == 0
+        shown = replace(clean, fixed=clean.fixed | given[clean.rows])  # of a row that lacks nothing nothing ends
+        paths = []
+        for number in range(max(n_orders, 2)):
+            own = Noise(noise.seed, noise.key * 1_000_003 + number)
+            canvas, targets = self.corrupt(shown, Hidden(hidden, one, one, one < 0), own)
+            prediction = predict(canvas, targets)
+            born = canvas.birth > 0
+            word = torch.cat([canvas.ids[born], canvas.ids.new_full((int((targets.end > 0).sum()),), self.end)])
+            each = torch.arange(word.numel(), device=word.device)
+            cost = prediction.words()[each, word].double()
+            cost[: targets.chance.numel()] -= targets.chance.log()
+            paths.append(torch.zeros_like(one).index_add_(0, prediction.row, cost))
+        found = torch.stack(paths, 1)
+        value = found.logsumexp(1) - math.log(len(paths))
+        spread = ((found - found.logsumexp(1, keepdim=True)).exp() * len(paths)).std(1) / len(paths) ** 0.5
+        return Likelihood(value, spread, "bound", "bound")
+
+    def restore(self, canvas: Canvas, targets: Targets) -> Canvas:
+        """The text as it was before anything was born."""
+        return replace(canvas, birth=torch.zeros_like(canvas.birth))
