@@ -24,6 +24,7 @@ from unmask.model import Model
 from unmask.noise import Noise
 from unmask.objectives.fractional import Births
 from unmask.objectives.insertion import Insertion
+from unmask.objectives.slots import Prediction
 from unmask.objectives.spans import Spans
 from unmask.training.run import train
 
@@ -269,6 +270,24 @@ def test_each_element_is_computed_once_while_a_text_grows(monkeypatch: pytest.Mo
     assert n_seen > 8 and len(set(map(id, caches))) == 1
     newest = int((canvas.birth == canvas.birth[canvas.role == Role.TEXT].max()).sum())
     assert n_seen - newest <= caches[0].n_computed <= n_seen
+
+
+@pytest.mark.parametrize("way", [{"policy": "parallel"}, {"policy": "serial"}, {}, {"n": 3, "policy": "leftmost"}])
+def test_what_is_looked_up_is_what_would_be_worked_out(way: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = shy()
+    asked = [*TEXTS[:3], "the cat ___ the cat ___ the cat"]  # slots alike, and one after another
+    found = lm.fill(asked, max_words=3, **way)
+    n_words: list[int] = []
+    words = Prediction.words
+    monkeypatch.setattr(Prediction, "words", lambda self: (n_words.append(self.row.numel()), words(self))[1])
+    assert [fill.text for fills in lm.fill(asked, max_words=3, **way) for fill in fills]
+    settled, n_words[:] = sum(n_words), []
+    monkeypatch.setattr(type(lm.model.objective), "settles", False)
+    plain = lm.fill(asked, max_words=3, **way)
+    for some, others in zip(found, plain, strict=True):
+        assert [fill.text for fill in some] == [fill.text for fill in others]
+        assert [fill.log_prob for fill in some] == pytest.approx([fill.log_prob for fill in others], abs=1e-9)
+    assert settled < sum(n_words)
 
 
 def test_it_trains_by_its_recipe_and_fills_in_rounds(tmp_path) -> None:

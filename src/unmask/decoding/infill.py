@@ -180,13 +180,15 @@ class _Loop:
         search, canvas = self.search, rows.canvas
         may = allowed(canvas, sites, self.rules, self.classes, search.alone)
         full = may[:, -1, 0] & ~may[:, :-1][:, self.classes.spaced].flatten(1).any(1)
-        prediction, against = self.reader.read(rows, sites, blocks, self.passes)
         shape = Shape(
-            self.classes.of, may, search.temperature, search.top_p, search.top_k, against, search.masks.guidance,
+            self.classes.of, may, search.temperature, search.top_p, search.top_k, None, search.masks.guidance,
             search.masks.ending == "late", full, self.classes.breaks, search.end_penalty, search.rule.reads,
         )  # fmt: skip
-        n = 1 if search.sampling else self._width
-        return self.model.objective.propose(prediction, canvas, n, shape, noise if search.temperature > 0 else None)
+        n, draws = 1 if search.sampling else self._width, noise if search.temperature > 0 else None
+        if self.reader.settled is not None and draws is None:
+            return self.reader.settled.propose(canvas, sites, shape, n)
+        prediction, against = self.reader.read(rows, sites, blocks, self.passes)
+        return self.model.objective.propose(prediction, canvas, n, replace(shape, against=against), draws)
 
     def _look_ahead(self, rows: Hypotheses, proposal: Proposal, total: Tensor) -> None:
         """At the first step of a start: what closing one place costs at best, over its places on average.

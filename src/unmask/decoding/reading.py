@@ -13,9 +13,10 @@ from unmask.canvas import Canvas, Role
 from unmask.decoding.beam import Hypotheses
 from unmask.decoding.blocks import Blocks
 from unmask.decoding.search import Search
+from unmask.decoding.settled import Settled
 from unmask.model import Model
 from unmask.noise import scattered
-from unmask.objectives import OBJECTIVES, Sites, told
+from unmask.objectives import OBJECTIVES, Sites, settling, told
 from unmask.view import View
 
 
@@ -60,6 +61,8 @@ class Reader:
                 " elements, and what it keeps of them is exact · leave out block, cache and suffix"
             )
         self.cache, self.unguided = Cache(), Cache()
+        family = settling(model.objective)
+        self.settled = None if family is None else Settled(model, family, self.cache)
         self.seen: list[Tensor] = []  # names of what was read since the last `forget`
 
     def read(self, rows: Hypotheses, sites: Sites, blocks: Blocks, step: int) -> tuple[Any, Any]:

@@ -11,10 +11,12 @@ from unmask.objectives.objective import Likelihood as Likelihood
 from unmask.objectives.objective import Loss as Loss
 from unmask.objectives.objective import Objective as Objective
 from unmask.objectives.objective import Proposal as Proposal
+from unmask.objectives.objective import Settling as Settling
 from unmask.objectives.objective import Shape as Shape
 from unmask.objectives.objective import Sites as Sites
 from unmask.objectives.objective import Told as Told
 from unmask.objectives.objective import Vocabulary as Vocabulary
+from unmask.objectives.objective import settling as settling
 from unmask.objectives.objective import told as told
 
 OBJECTIVES: dict[str, Any] = {

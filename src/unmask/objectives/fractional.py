@@ -12,7 +12,7 @@ from unmask.canvas import Canvas, Role
 from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
 from unmask.objectives.insertion import Insertion, Targets
-from unmask.objectives.objective import Likelihood, Predict, Vocabulary
+from unmask.objectives.objective import Likelihood, Predict, Sites, Vocabulary
 from unmask.objectives.slots import Seen
 from unmask.objectives.spans import Spans, central, drawn
 from unmask.view import View
@@ -69,6 +69,7 @@ class Fractional(Insertion):
     """
 
     name = "fractional"
+    settles = True
 
     def __init__(
         self,
@@ -132,13 +133,10 @@ class Fractional(Insertion):
         behind[:-1] = (canvas.rows[1:] == canvas.rows[:-1]) & ~(canvas.fixed[1:] & canvas.fixed[:-1])
         return behind
 
-    def view(self, canvas: Canvas, targets: Targets | None = None) -> View:
+    def view(self, canvas: Canvas, targets: Targets | None = None, *, sites: Sites | None = None) -> View:
         """The elements in the order of their births, each seeing what is as old or older."""
         births = Births.of(canvas, canvas.ids != self.blank)
-        age = births.birth
-        order = (births.row * (int(age.max()) + 1 if age.numel() else 1) + age).argsort(stable=True)
-        rank = torch.empty_like(order)
-        rank[order] = torch.arange(order.numel(), device=order.device)
+        age, (order, rank) = births.birth, _by_age(births)
         before = torch.cat([rank.new_zeros(1), births.keep.long().cumsum(0)])
         offsets = before[canvas.offsets]
         first = offsets[:-1][births.row]
@@ -152,15 +150,21 @@ class Fractional(Insertion):
             canvas.ids[births.keep][order],
             offsets,
             place[order],
-            rank[self._seen(canvas).read],
+            rank[self._seen(canvas, sites).read],
             stage=age[order],
             born=torch.stack(list(sides), 1)[order],
         )
 
-    def _seen(self, canvas: Canvas) -> Seen:
+    def beside(self, canvas: Canvas, sites: Sites) -> tuple[Tensor, Tensor]:
+        """The two elements of the view that each slot lies between."""
+        births = Births.of(canvas, canvas.ids != self.blank)
+        rank, seen = _by_age(births)[1], self._seen(canvas, sites)
+        return rank[seen.read[seen.left]], rank[seen.read[seen.right]]
+
+    def _seen(self, canvas: Canvas, sites: Sites | None = None) -> Seen:
         """Where the open slots of a canvas lie, or, where none is, all that it ever had: born into, then ended."""
         if bool((canvas.role == Role.SIGN).any()):
-            return super()._seen(canvas)
+            return super()._seen(canvas, sites)
         births = Births.of(canvas, torch.ones_like(canvas.fixed))
         born, ends = ((some).nonzero().squeeze(1) for some in (births.birth > 0, self._ends(canvas)))
         left, right = torch.cat([births.left[born], ends]), torch.cat([births.right[born], ends + 1])
@@ -206,3 +210,12 @@ class Fractional(Insertion):
     def restore(self, canvas: Canvas, targets: Targets) -> Canvas:
         """The text as it was before anything was born."""
         return replace(canvas, birth=torch.zeros_like(canvas.birth))
+
+
+def _by_age(births: Births) -> tuple[Tensor, Tensor]:
+    """The elements row by row, the oldest first, `[K]`, and where each comes in that order."""
+    age = births.birth
+    order = (births.row * (int(age.max()) + 1 if age.numel() else 1) + age).argsort(stable=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(order.numel(), device=order.device)
+    return order, rank

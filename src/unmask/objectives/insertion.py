@@ -171,22 +171,22 @@ class Insertion:
         index = before[:-1] - offsets[:-1][canvas.rows]
         return View(canvas.ids[seen.keep], offsets, index[seen.keep], seen.read)
 
-    def _seen(self, canvas: Canvas) -> Seen:
-        return Seen.of(canvas, canvas.ids != self.blank)
+    def _seen(self, canvas: Canvas, sites: Sites | None = None) -> Seen:
+        return Seen.of(canvas, canvas.ids != self.blank, sites)
 
     def sites(self, canvas: Canvas) -> Sites:
         """Its open slots."""
         return open_signs(canvas)
 
-    def predict(self, hidden: Tensor, canvas: Canvas) -> Prediction:
-        """Of every open slot, from the hidden states of its neighbours."""
-        seen = self._seen(canvas)
+    def predict(self, hidden: Tensor, canvas: Canvas, *, sites: Sites | None = None) -> Prediction:
+        """Of every open slot, or of `sites`, from the hidden states of its neighbours."""
+        seen = self._seen(canvas, sites)
         quiet = torch.zeros_like(seen.row, dtype=torch.bool)
         if self.finish in ("last", "stop"):  # only the last slot of a row says its end, or none does
             quiet = ~_last_of_row(seen.row) if self.finish == "last" else ~quiet
         slot = quiet.nonzero().squeeze(1)
         silent = torch.stack([slot, torch.full_like(slot, self.end)], 1)
-        return Prediction(self.head, hidden, seen, silent)
+        return Prediction(self.head, hidden, seen, silent, sites)
 
     def loss(self, prediction: Prediction, canvas: Canvas, targets: Targets) -> Loss:
         """Cross-entropy of words and ends at their slots, and of what says that all is there."""
@@ -228,7 +228,7 @@ class Insertion:
         self, prediction: Prediction, canvas: Canvas, n: int, shape: Shape, noise: Noise | None = None
     ) -> Proposal:
         """The `n` best words of every slot, its end among them where it may say so."""
-        sites, words = open_signs(canvas), prediction.words()
+        sites, words = prediction.sites or open_signs(canvas), prediction.words()
         if self.finish == "stop":
             words = self._stopping(prediction, words)
         classes = shape.token_class.clone()

@@ -207,6 +207,29 @@ class Told(Objective, Protocol):
         ...
 
 
+class Settling(Objective, Protocol):
+    """A family in which what is said at a site depends on two elements beside it, whose states never change."""
+
+    settles: ClassVar[bool]  # True: it is so
+
+    def view(self, canvas: Canvas, targets: Any = None, *, sites: Sites | None = None) -> View:
+        """What the backbone reads; hidden states beside `sites` alone."""
+        ...
+
+    def predict(self, hidden: Tensor, canvas: Canvas, *, sites: Sites | None = None) -> Any:
+        """Of the sites that were read."""
+        ...
+
+    def beside(self, canvas: Canvas, sites: Sites) -> tuple[Tensor, Tensor]:
+        """The two elements of the view that each site lies between, `[S]` each."""
+        ...
+
+
+def settling(objective: Objective) -> Settling | None:
+    """The family as one whose sites settle; None: they do not."""
+    return cast(Settling, objective) if getattr(objective, "settles", False) else None
+
+
 def told(objective: Objective) -> Told | None:
     """The family as one that is told lengths; None: it is not."""
     return cast(Told, objective) if objective.lengths == "told" else None

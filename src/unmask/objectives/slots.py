@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from unmask.canvas import Canvas, Role
-from unmask.objectives.objective import open_signs
+from unmask.canvas import Canvas
+from unmask.objectives.objective import Sites, open_signs
 from unmask.objectives.words import WordHead, segment_logsumexp
 
 
@@ -43,9 +43,9 @@ class Head(nn.Module):
 class Prediction:
     """What the model says of the `S` slots of a canvas, worked out when asked."""
 
-    def __init__(self, head: Head, hidden: Tensor, seen: Seen, silent: Tensor) -> None:
+    def __init__(self, head: Head, hidden: Tensor, seen: Seen, silent: Tensor, sites: Sites | None = None) -> None:
         """From `hidden [R, D]`, of the elements that `seen` reads; `silent [P, 2]`: slots and words they cannot say."""
-        self.silent = silent
+        self.silent, self.sites = silent, sites
         self.head, self.n_rows, self.row = head, seen.first.numel(), seen.row  # [S]
         self.first = hidden[seen.first]  # [B, D]
         slots = head.left(hidden)[seen.left] + head.right(hidden)[seen.right]
@@ -102,11 +102,11 @@ class Seen:
     first: Tensor  # [B] int64, the first of each row, as a place in `read`
 
     @classmethod
-    def of(cls, canvas: Canvas, keep: Tensor) -> Seen:
-        """Of a canvas whose rows begin and end with an element of `keep [N]`."""
+    def of(cls, canvas: Canvas, keep: Tensor, sites: Sites | None = None) -> Seen:
+        """Of the slots `sites`, none: all, of a canvas whose rows begin and end with an element of `keep [N]`."""
+        sites = sites or open_signs(canvas)
         before = keep.long().cumsum(0)
-        left = before[canvas.role == Role.SIGN] - 1
+        left = before[sites.element] - 1
         first = before[canvas.offsets[:-1]] - 1
         read = torch.cat([left, left + 1, first]).unique()
-        row = open_signs(canvas).row
-        return cls(keep, read, row, *(torch.searchsorted(read, some) for some in (left, left + 1, first)))
+        return cls(keep, read, sites.row, *(torch.searchsorted(read, some) for some in (left, left + 1, first)))
