@@ -39,14 +39,9 @@ class Births:
     def of(cls, canvas: Canvas, keep: Tensor) -> Births:
         """Of the elements `keep [N]` bool, whose rows begin and end with a given one."""
         birth, row = canvas.birth[keep], canvas.rows[keep]
-        each = torch.arange(birth.numel(), device=birth.device)
-        sides = []
-        for step in (-1, 1):
-            near = (each + step).clamp(0, max(birth.numel() - 1, 0))
-            while bool((younger := (birth > 0) & (birth[near] >= birth)).any()):
-                near = torch.where(younger, near[near], near)  # what lies between is no older than the one passed by
-            sides.append(near)
-        return cls(keep, row, birth, *sides)
+        left = _nearest_elder(birth)
+        right = birth.numel() - 1 - _nearest_elder(birth.flip(0)).flip(0)
+        return cls(keep, row, birth, left, right)
 
 
 class Fractional(Insertion):
@@ -94,6 +89,7 @@ class Fractional(Insertion):
             raise ValueError(f"roll_in is {roll_in} · it is above 0, inf for any order · mend the recipe")
         super().__init__(vocabulary, width, embedding, order, tau, place="none")
         self.roll_in = roll_in
+        self._last: tuple[Canvas, Births] | None = None
 
     def corrupt(self, clean: Canvas, hidden: Hidden, noise: Noise) -> tuple[Canvas, Grown]:
         """The same text with births, from a tree that is drawn, and what each of its slots lacked."""
@@ -135,7 +131,7 @@ class Fractional(Insertion):
 
     def view(self, canvas: Canvas, targets: Targets | None = None, *, sites: Sites | None = None) -> View:
         """The elements in the order of their births, each seeing what is as old or older."""
-        births = Births.of(canvas, canvas.ids != self.blank)
+        births = self._births(canvas)
         age, (order, rank) = births.birth, _by_age(births)
         before = torch.cat([rank.new_zeros(1), births.keep.long().cumsum(0)])
         offsets = before[canvas.offsets]
@@ -155,9 +151,15 @@ class Fractional(Insertion):
             born=torch.stack(list(sides), 1)[order],
         )
 
+    def _births(self, canvas: Canvas) -> Births:
+        """Of what the model sees; those of the last canvas are kept, for a step asks several times."""
+        if self._last is None or self._last[0] is not canvas:
+            self._last = canvas, Births.of(canvas, canvas.ids != self.blank)
+        return self._last[1]
+
     def beside(self, canvas: Canvas, sites: Sites) -> tuple[Tensor, Tensor]:
         """The two elements of the view that each slot lies between."""
-        births = Births.of(canvas, canvas.ids != self.blank)
+        births = self._births(canvas)
         rank, seen = _by_age(births)[1], self._seen(canvas, sites)
         return rank[seen.read[seen.left]], rank[seen.read[seen.right]]
 
@@ -210,6 +212,23 @@ class Fractional(Insertion):
     def restore(self, canvas: Canvas, targets: Targets) -> Canvas:
         """The text as it was before anything was born."""
         return replace(canvas, birth=torch.zeros_like(canvas.birth))
+
+
+def _nearest_elder(birth: Tensor) -> Tensor:
+    """Of each element the last one before it that is older, `[K]`; of what is given, which has none, something else.
+
+    By the least of each stretch of 1, 2, 4, ... elements: those that hold no elder are passed over, the longest first.
+    """
+    at = torch.arange(birth.numel(), device=birth.device)
+    least, stretches = birth, [birth]  # of the 2^k elements up to each
+    while 2 ** len(stretches) < birth.numel():
+        before = least.roll(size := 2 ** (len(stretches) - 1))
+        least = torch.where(at >= size, torch.minimum(least, before), -1)
+        stretches.append(least)
+    near = (at - 1).clamp(min=0)
+    for k in range(len(stretches) - 1, -1, -1):
+        near = torch.where((stretches[k][near] >= birth) & (birth > 0), near - 2**k, near).clamp(min=0)
+    return near
 
 
 def _by_age(births: Births) -> tuple[Tensor, Tensor]:
