@@ -12,6 +12,7 @@ every word stop at --most tokens.
 import argparse
 import math
 import statistics
+import sys
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -138,6 +139,7 @@ def main() -> None:
                     begin = time.process_time()
                     write(lm, ways[name], readings, size)
                     seconds[name].append(time.process_time() - begin)
+                    print(f"{name}, {batch} x {size}: {seconds[name][-1]:.2f} s", file=sys.stderr)
             for name in able:
                 cells[name, size] = *cells[name, size][:3], statistics.median(seconds[name])
         print(f"\nBatch {batch}, {given.prompt} tokens given\n")

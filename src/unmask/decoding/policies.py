@@ -132,14 +132,14 @@ def random(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tenso
 
 
 def parallel(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tensor:
-    """Every site at once. Source: Stern et al. 2019, section 4 (parallel decoding)."""
+    """Every site at once. Source: Stern et al. 2019 (parallel decoding)."""
     return torch.ones_like(proposal.place, dtype=torch.bool)
 
 
 def serial(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tensor:
     """The likeliest word at its place, by the model's price of places too, and every end that is the likeliest there.
 
-    Source: Stern et al. 2019, section 4 (greedy decoding); there slots that end are looked at again in every step.
+    Source: Stern et al. 2019 (greedy decoding); there slots that end are looked at again in every step.
     """
     ends = torch.zeros_like(proposal.best, dtype=torch.bool)
     if proposal.ended is not None:

@@ -45,7 +45,7 @@ class Births:
 
 
 class Fractional(Insertion):
-    """Insertion with fractional positional encoding (Zhang, Zhao, Hu, Wan, Zhang, Wang and Zhang 2023).
+    """Insertion with fractional positional encoding (Zhisong Zhang, Yizhe Zhang and Bill Dolan 2023).
 
     Corrupts: nothing is taken away. A tree is drawn over what is hidden: in each round one token of every slot that
         lacks some, by softmax(-distance from the middle / `roll_in`); it says when each token is born. What is shown is
@@ -53,8 +53,8 @@ class Fractional(Insertion):
     Predicts: p(w | slot) of every slot that there ever was, from hidden states that see what is as old or older, in one
         pass over the whole text.
     Fills: as `insertion`; what was computed of an element is never computed again.
-    Loss: the mean over all slots of -sum over missing i of w(i) log p(x_i | slot), or of -log p(end | slot): section
-        3.2 there. No bound; texts are scored by trees, one pass each.
+    Loss: the mean over all slots of -sum over missing i of w(i) log p(x_i | slot), or of -log p(end | slot).
+        No bound; texts are scored by trees, one pass each.
     Policies that suit: `parallel`: then every slot lies beside an element of the last round, which has seen all.
         Slots that are left for later are blind to what was written meanwhile elsewhere.
     Relation to the others: another model than `insertion`: what is old never hears of what is new.

@@ -47,7 +47,7 @@ class Insertion:
         given and nothing is missing between them. The model never sees slots: they are places of the canvas.
     Predicts: p(w, s | canvas), which word comes into which slot; one of the words is the end, "nothing is missing".
     Fills: blanks of any length, masks of exactly one token; all slots at once, in about log n rounds, or one by one.
-    Loss: by `finish`, the mean over slots of -sum over missing i of w(i) log p(x_i, slot) (section 3.3), which trains
+    Loss: by `finish`, the mean over slots of -sum over missing i of w(i) log p(x_i, slot), which trains
         parallel decoding and is no bound; or, of `last` and `stop`, -log of the order's price, a bound (eq. 5 of Shen
         et al. 2020 with one action more).
     Policies that suit: `parallel`, `threshold`, `serial`.

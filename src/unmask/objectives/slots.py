@@ -16,7 +16,7 @@ from unmask.objectives.words import WordHead, segment_logsumexp
 
 
 class Head(nn.Module):
-    """Slots from their two neighbours; words, places, and whether all is there (Stern et al. 2019, section 3)."""
+    """Slots from their two neighbours; words, places, and whether all is there (Stern et al. 2019)."""
 
     def __init__(
         self,
