@@ -226,7 +226,7 @@ def arguments(doc: str | None, name: str, text: bool = True, **defaults: Any) ->
 
 def run(main: Callable[[], None]) -> None:
     """A script's `main`, with memory kept as `unmask train` keeps it, and faults told in one line."""
-    from unmask.training.memory import settle_memory
+    from unmask.memory import settle_memory
 
     settle_memory()
     try:

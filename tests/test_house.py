@@ -35,6 +35,7 @@ FLOORS = {
     "adapter": 3,
     "public": 3,
     "tensors": 3,
+    "memory": 3,
     "language_model": 3,
     "conversation": 3,
     "results": 3,  # what a fill or a score is

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import torch
 
 from families import clean_canvas, noise_for, tiny_model
 from llamas import spoken
+from unmask import memory
 from unmask.canvas import Canvas
 from unmask.cli.info import DEFAULT, licence_of
 from unmask.data.batches import Batches
@@ -25,7 +27,7 @@ from unmask.model import Model
 from unmask.noise import Noise
 from unmask.objectives import OBJECTIVES
 from unmask.tokenizer import Tokenizer
-from unmask.training import checkpoint, memory, setup
+from unmask.training import checkpoint, setup
 from unmask.training.budget import Budget, Clock, extended, rate
 from unmask.training.card import card
 from unmask.training.config import Recipe, ScheduleChoice, checked, difference, resolve
@@ -592,6 +594,39 @@ def test_a_process_settles_its_memory_once(monkeypatch):
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     memory.settle_memory()
     assert len(begun) == 1
+
+
+SOUNDED = """
+import ctypes, torch
+from unmask.memory import lean
+
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in
+                "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Info
+
+def apart(n_bytes):  # whether a block of that size has pages of its own
+    before = libc.mallinfo2().hblkhd
+    block = torch.empty(n_bytes, dtype=torch.uint8)
+    return libc.mallinfo2().hblkhd > before
+
+large = torch.empty(2**24, dtype=torch.uint8)
+del large  # from here on glibc keeps what is smaller
+found = [apart(2**22)]
+with lean():
+    found.append(apart(2**22))
+found += [apart(2**22), apart(2**26)]
+print(found)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is about glibc")
+def test_what_is_freed_while_a_model_is_read_is_given_back():
+    env = {name: value for name, value in os.environ.items() if name not in memory.SETTINGS}
+    ended = subprocess.run([sys.executable, "-c", SOUNDED], env=env, capture_output=True, text=True, check=True)
+    assert ended.stdout.split("\n")[0] == "[False, True, False, True]"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -20,6 +20,7 @@ from unmask.decoding.score import Asked, score
 from unmask.decoding.search import Search, search_of
 from unmask.folder import write_model
 from unmask.holes import Blank, Mask, Sign
+from unmask.memory import lean
 from unmask.model import Model, fastest, pack, quantise
 from unmask.results import Fill as Fill
 from unmask.results import HoleFill as HoleFill
@@ -79,7 +80,11 @@ class LanguageModel:
         cls, name: str | Path | None = None, *, device: str | None = None, dtype: str = "auto"
     ) -> LanguageModel:
         """Read the model that `load` names so."""
-        folder = _find(name)
+        with lean():
+            return cls._read(_find(name), device, dtype)
+
+    @classmethod
+    def _read(cls, folder: Path, device: str | None, dtype: str) -> LanguageModel:
         if dtype not in KINDS:
             raise ValueError(
                 f"no dtype {dtype!r} · weights are read as one that is known · choose of {', '.join(KINDS)}"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code: 0 done, 1 something failed, 2 used wrongly."""
     if argv is None and sys.argv[1:2] == ["train"]:
-        from unmask.training.memory import settle_memory
+        from unmask.memory import settle_memory
 
         settle_memory()
     from unmask.cli.app import run

@@ -79,9 +79,9 @@ def train(
 def _run(asked: Recipe, folder: RunFolder, accelerator: Accelerator, going_on: bool, progress: bool) -> Path:
     from unmask.data.batches import Batches
     from unmask.data.dialogues import LeftOut
+    from unmask.memory import give_back
     from unmask.training import setup
     from unmask.training.loop import Trainer
-    from unmask.training.memory import give_back
     from unmask.training.progress import Progress, StopSignal
 
     main = accelerator.is_main_process
