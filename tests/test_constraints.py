@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from toys import FAMILIES, WRITERS, tokenizer, toy
 from unmask.canvas import Canvas
-from unmask.decoding.constraints import Rules, TokenClasses
 from unmask.decoding.emptiness import log_empty
+from unmask.decoding.rules import Rules, TokenClasses
 from unmask.holes import Blank, Hole, Mask, ends_in_word, in_word, merge
 from unmask.noise import Noise
 from unmask.results import Fill

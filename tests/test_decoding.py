@@ -14,12 +14,12 @@ from families import N_WORDS, tiny_model
 from toys import FAMILIES, WRITERS, toy
 from unmask.canvas import Canvas, Role, concat
 from unmask.decoding import beam
-from unmask.decoding.constraints import Rules, TokenClasses
 from unmask.decoding.infill import run
 from unmask.decoding.kinds import kind_of
 from unmask.decoding.policies import POLICIES, Progress, best_sites
 from unmask.decoding.replay import Told, replay, signs_for
 from unmask.decoding.requests import Finished, Request
+from unmask.decoding.rules import Rules, TokenClasses
 from unmask.decoding.search import Search
 from unmask.holes import Blank, Hole, Mask
 from unmask.model import Model

@@ -14,9 +14,9 @@ from unmask.canvas import Canvas, Role
 from unmask.decoding import expansion, lengths
 from unmask.decoding.beam import Hypotheses
 from unmask.decoding.blocks import Blocks
-from unmask.decoding.constraints import Rules
 from unmask.decoding.expansion import Expansion, Slots, within
 from unmask.decoding.masks import Masks
+from unmask.decoding.rules import Rules
 from unmask.decoding.search import Search
 from unmask.holes import Blank, Hole
 from unmask.objectives import Proposal, Sites

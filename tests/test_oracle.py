@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from families import clean_canvas, tiny_model
 from test_decoding import answer, letters
 from unmask.canvas import Canvas, Edits, Role
-from unmask.decoding.constraints import Rules
 from unmask.decoding.duel import duel
 from unmask.decoding.infill import run
 from unmask.decoding.policies import POLICIES
 from unmask.decoding.requests import Request
+from unmask.decoding.rules import Rules
 from unmask.decoding.search import Search
 from unmask.holes import Hole, Mask
 from unmask.model import Model

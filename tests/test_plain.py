@@ -11,10 +11,10 @@ from torch import Tensor
 
 from families import tiny_model
 from unmask.canvas import Canvas, Role
-from unmask.decoding.constraints import Rules, TokenClasses
 from unmask.decoding.infill import run
 from unmask.decoding.masks import Masks
 from unmask.decoding.requests import Request
+from unmask.decoding.rules import Rules, TokenClasses
 from unmask.decoding.search import Search
 from unmask.holes import Hole, Mask
 from unmask.model import Model

@@ -13,9 +13,9 @@ from torch import Tensor
 from unmask.canvas import Canvas, Role
 from unmask.decoding.beam import Hypotheses
 from unmask.decoding.blocks import Blocks
-from unmask.decoding.constraints import Rules
 from unmask.decoding.policies import best_sites
 from unmask.decoding.remasking import names
+from unmask.decoding.rules import Rules
 from unmask.decoding.search import Search
 from unmask.model import Model
 from unmask.objectives import Proposal, Sites, Told, told

@@ -13,12 +13,13 @@ from unmask.canvas import Canvas, Role
 from unmask.decoding import beam
 from unmask.decoding.beam import Hypotheses
 from unmask.decoding.blocks import Blocks, check
-from unmask.decoding.constraints import Rules, TokenClasses, allowed, hit_limit, together
+from unmask.decoding.constraints import allowed, hit_limit, together
 from unmask.decoding.expansion import Expansion
 from unmask.decoding.policies import Progress, places
 from unmask.decoding.reading import Reader
 from unmask.decoding.remasking import masked_again, remasking_quota, taken_back
 from unmask.decoding.requests import Finished, Request, State
+from unmask.decoding.rules import Rules, TokenClasses
 from unmask.decoding.search import Search
 from unmask.model import Model
 from unmask.noise import Noise

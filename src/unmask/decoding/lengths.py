@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from unmask.canvas import Canvas, Role, concat
-from unmask.decoding.constraints import TOKENS_A_WORD
 from unmask.decoding.expansion import within
 from unmask.decoding.infill import CHUNK, chunks
 from unmask.decoding.masks import Masks
 from unmask.decoding.replay import signs_for
+from unmask.decoding.rules import TOKENS_A_WORD
 from unmask.holes import Blank, Hole, Mask
 from unmask.model import Model
 from unmask.objectives import Told

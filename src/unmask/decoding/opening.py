@@ -15,12 +15,12 @@ from torch import Tensor
 from unmask.canvas import Canvas, Role, concat
 from unmask.decoding import emptiness
 from unmask.decoding.candidates import write_whole
-from unmask.decoding.constraints import Rules, TokenClasses
 from unmask.decoding.infill import CHUNK, chunks
 from unmask.decoding.lengths import Blanks, Found, at_end, choose_lengths, length_bounds
 from unmask.decoding.masks import Masks
 from unmask.decoding.replay import Told, keep_of, replay, signs_for
 from unmask.decoding.requests import Request
+from unmask.decoding.rules import Rules, TokenClasses
 from unmask.holes import Blank, Hole, Mask
 from unmask.model import Model
 from unmask.objectives import OBJECTIVES, told

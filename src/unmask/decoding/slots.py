@@ -7,17 +7,14 @@ the edges of a hole are looked at when those slots close.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from unmask.canvas import Canvas
 from unmask.decoding.policies import ranked
+from unmask.decoding.rules import Rules, Tally, TokenClasses
 from unmask.objectives import Proposal, Sites
-
-if TYPE_CHECKING:
-    from unmask.decoding.constraints import Rules, Tally, TokenClasses
 
 
 @dataclass(frozen=True)
