@@ -9,7 +9,13 @@ Passage = tuple[str, str]  # a prompt that ends in a space, and what follows
 
 
 def passages(
-    text: Sequence[Path], held_out: Sequence[Path] | None, tokenizer: Any, n: int, most: int, least: int = 8
+    text: Sequence[Path],
+    held_out: Sequence[Path] | None,
+    tokenizer: Any,
+    n: int,
+    most: int,
+    least: int = 8,
+    lines: bool = False,
 ) -> list[str]:
     """Runs of whole sentences of `least` to `most` tokens: `n` of them, drawn by a seed that never changes.
 
@@ -20,11 +26,13 @@ def passages(
         n: How many passages.
         most: Tokens of a passage.
         least: Tokens of a passage.
+        lines: Every line is a passage, however short, and of --text every twentieth is held out.
 
     Raises:
         ValueError: when there is none.
     """
-    found = [one for one, size in _runs(text, held_out, tokenizer, most) if size >= least]
+    least = 1 if lines else least
+    found = [one for one, size in _runs(text, held_out, tokenizer, most, lines) if size >= least]
     if not found:
         raise ValueError(
             f"no passage of {least} to {most} tokens · the held-out text is too short · name more with --held-out"
@@ -34,11 +42,14 @@ def passages(
 
 
 def _runs(
-    text: Sequence[Path], held_out: Sequence[Path] | None, tokenizer: Any, most: int
+    text: Sequence[Path], held_out: Sequence[Path] | None, tokenizer: Any, most: int, lines: bool
 ) -> Iterator[tuple[str, int]]:
     from unmask.data.sources import Source
 
     sources = [Source(path=str(path)) for path in held_out] if held_out else [Source.of(str(path)) for path in text]
+    if lines:
+        how: dict[str, Any] = {"unit": "line", "document": "line", "hold_out": {"every": 20}}
+        sources = [Source(path=str(path), **how) for path in held_out or text]
     for source in sources:
         units = [(joins, unit) for held, joins, unit in source.parts() if held or held_out]
         sizes = [len(ids) for ids in tokenizer.encode_batch([unit for _, unit in units])]

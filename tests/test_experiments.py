@@ -14,6 +14,7 @@ import facts
 import held_out
 import lengths
 import levels
+import orders
 import passes
 import pilot
 import reversal
@@ -62,6 +63,23 @@ def nothing_is_trained(monkeypatch) -> None:
         raise AssertionError("it was trained already")
 
     monkeypatch.setattr(unmask.training.run, "train", fail)
+
+
+@pytest.mark.parametrize("lines", [[], ["--lines"]])
+def test_orders(text, out, capsys, monkeypatch, lines):
+    asked = ["--text", str(text), "--out", str(out / "orders"), *TINY, "-n", "3", "--few", "2", *lines]
+    orders.main(asked)
+    first = capsys.readouterr().out
+    rows = shown(first)
+    assert [row["family"] for row in rows] == list(orders.FAMILIES)
+    assert [row["kind"] for row in rows] == ["bound"] * 5 + ["exact"]
+    for row in rows:
+        assert math.log(number(row["perplexity"])) == pytest.approx(number(row["nats a word"]), abs=0.01)
+        assert (row["few, 100"] == "–") == (row["family"] == "left to right")
+        assert (row["few, jackknife"] == "–") == (row["family"] not in ("blank LM", "insertion, by orders"))
+    nothing_is_trained(monkeypatch)
+    orders.main(asked)
+    assert capsys.readouterr().out == first
 
 
 def test_levels(text, out, capsys, monkeypatch):
