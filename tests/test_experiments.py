@@ -67,6 +67,9 @@ def nothing_is_trained(monkeypatch) -> None:
 
 @pytest.mark.parametrize("lines", [[], ["--lines"]])
 def test_orders(text, out, capsys, monkeypatch, lines):
+    if lines:
+        text, sentences = out / "lines.txt", text.read_text().replace("\n\n", " ")
+        text.write_text(sentences.replace(". ", ".\n"))
     asked = ["--text", str(text), "--out", str(out / "orders"), *TINY, "-n", "3", "--few", "2", *lines]
     orders.main(asked)
     first = capsys.readouterr().out
