@@ -33,6 +33,7 @@ OPTIONS: list[dict[str, object]] = [
     {"order": "left_to_right"},
     {"order": "left_to_right", "finish": "last"},
     {"context": True},
+    {"place": "none"},
     {"place": "factorised", "mixture": 3},
 ]
 options = pytest.mark.parametrize("how", OPTIONS, ids=lambda how: "-".join(map(str, how.values())) or "default")
@@ -140,6 +141,9 @@ def test_the_loss_is_what_its_words_say(how: dict[str, object]) -> None:
     loss = model.objective.loss(prediction, canvas, targets)
     assert loss.total.item() == pytest.approx(expected, abs=1e-9)
     slots = prediction.row == 0
+    if how.get("place") == "none":
+        assert not places.any() and words.logsumexp(-1).tolist() == pytest.approx([0.0] * words.shape[0], abs=1e-9)
+        return
     assert (words + places[:, None])[slots].logsumexp((0, 1)).item() == pytest.approx(0.0, abs=1e-9)
 
 
@@ -330,6 +334,7 @@ def test_a_model_without_ends_of_slots_has_no_likelihood() -> None:
         ({"finish": "never"}, "finish 'never'"),
         ({"tau": 0}, "tau is above 0"),
         ({"mixture": 2}, "mixture with place=joint"),
+        ({"place": "none", "finish": "sequence"}, "every slot stands alone"),
         ({"finish": "stop"}, "one word comes at a time"),
         ({"order": "left_to_right", "finish": "stop"}, "its only slot"),
     ],
