@@ -23,9 +23,16 @@ from unmask.training.loop import Lesson
 
 Work = Callable[[LanguageModel], Any]
 TEXTS = ["the cat ___ on the mat and", "the old man saw ___{1,2} and the dog ___{2}", "a ___{cat|dog} sat"]
+
+
+def texts_for(lm: LanguageModel) -> list[str]:
+    """Those whose holes its family fills."""
+    return TEXTS if "candidates" in lm.model.objective.holes else TEXTS[:2]
+
+
 WAYS: dict[str, Work] = {
-    "fill": lambda lm: lm.fill(TEXTS, n=3),
-    "sampled": lambda lm: lm.fill(TEXTS, n=2, temperature=1.0, top_p=0.9, top_k=8),
+    "fill": lambda lm: lm.fill(texts_for(lm), n=3),
+    "sampled": lambda lm: lm.fill(texts_for(lm), n=2, temperature=1.0, top_p=0.9, top_k=8),
     "by length": lambda lm: lm.fill("the cat ___ on the mat", n=2, by_length=True),
     "generated": lambda lm: lm.generate(["the cat", "the old man saw"], max_words=4),
     "watched": lambda lm: list(lm.watch("the cat ___ on the mat")),
