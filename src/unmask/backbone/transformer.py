@@ -260,7 +260,7 @@ class Backbone(nn.Module):
         said = fractions.given(view.position[new[given]])
         store = pattern.places(said, fractions.width)
         store = _put(store, slot[new[given]], said)
-        for moment in stage[~given].unique().tolist():
+        for moment in stage[~given].unique().tolist() or [-1]:  # once in any case: every process needs every gradient
             mine = ~given & (stage == moment)
             left, right = (store[slot[born[mine, side] + first[mine]]] for side in (0, 1))
             said = fractions.between(left, right)

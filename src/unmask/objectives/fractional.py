@@ -65,6 +65,7 @@ class Fractional(Insertion):
 
     name = "fractional"
     settles = True
+    positions = "affine"  # of its backbone, unless a recipe says otherwise
 
     def __init__(
         self,

@@ -92,7 +92,8 @@ def filled(recipe: Recipe) -> Recipe:
         n_bytes = text_bytes(recipe.data)
         if recipe.tokenizer.path is None and recipe.tokenizer.vocab_size is None:
             tree["tokenizer"]["vocab_size"] = vocabulary_for(n_bytes)
-        shape = {**shape_for(n_bytes, recipe.minutes), **recipe.backbone}
+        asked = {"positions": getattr(OBJECTIVES[name], "positions", "rotary")}
+        shape = {**shape_for(n_bytes, recipe.minutes), **asked, **recipe.backbone}
         shape.setdefault("max_length", max(512, recipe.data.max_tokens))
         shape = asdict(shape_of(shape, vocab_size=1))
         _row(recipe.data, shape["max_length"], "backbone.max_length")
