@@ -614,10 +614,10 @@ def apart(n_bytes):  # whether a block of that size has pages of its own
 
 large = torch.empty(2**24, dtype=torch.uint8)
 del large  # from here on glibc keeps what is smaller
-found = [apart(2**22)]
+found, more = [apart(2**22)], 12 * 2**20  # more than what the first left behind: it would be taken from there
 with lean():
-    found.append(apart(2**22))
-found += [apart(2**22), apart(2**26)]
+    found.append(apart(more))
+found += [apart(more), apart(2**26)]
 print(found)
 """
 
