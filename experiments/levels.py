@@ -35,9 +35,9 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def scores(lm: Any, texts: Sequence[str], draws: int) -> Row:
+def scores(lm: Any, texts: Sequence[str], draws: int, method: str = "bound") -> Row:
     """The costs of texts by the best that the family has, the same draws for each model."""
-    several: dict[str, Any] = {"method": "bound", "orders": draws, "seed": 0}
+    several: dict[str, Any] = {"method": method, "orders": draws, "seed": 0}
     how = several if lm.model.objective.paths == "many" else {}
     found = [one for start in range(0, len(texts), 32) for one in lm.score(list(texts[start : start + 32]), **how)]
     return {

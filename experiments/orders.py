@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from held_out import passages
+from levels import scores
 from pilot import Pilots, arguments, digest, run
 from table import Row, Table, markdown, spread
 
@@ -27,7 +28,7 @@ FAMILIES: dict[str, list[str]] = {
         f"masking={json.dumps(FROM_NOTHING)}",
     ],
     "insertion, by trees": ['objective={"name": "insertion", "place": "none"}', f"masking={json.dumps(FROM_NOTHING)}"],
-    "fractional, by trees": ["objective=fractional", "masking=all", "backbone.positions=affine"],
+    "fractional, by trees": ["objective=fractional", "masking=all"],
     "masked diffusion, length told": ["objective=masked_diffusion", f"masking={json.dumps(COUNTED)}"],
     "left to right": ["objective=left_to_right", "masking=all"],
 }
@@ -37,28 +38,16 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def costs(lm: Any, texts: Sequence[str], orders: int, method: str | None = None) -> Row:
-    """What the texts cost, in nats, by so many orders or trees."""
-    several: dict[str, Any] = {"orders": orders, "seed": 0, "method": method or "bound"}
-    how = several if lm.model.objective.paths == "many" else {}
-    found = [one for start in range(0, len(texts), 32) for one in lm.score(list(texts[start : start + 32]), **how)]
-    return {
-        "kind": found[0].kind,
-        "cost": [round(-one.log_prob, 4) for one in found],
-        "words": [f.words for f in found],
-    }
-
-
 def of_few(lm: Any, texts: Sequence[str]) -> dict[str, float]:
     """Nats a word of some texts by more orders; nothing of a family with one, the jackknife where there is one."""
     if lm.model.objective.paths == "one":
         return {}
-    asked: dict[str, tuple[int, str | None]] = {"2": (2, None), "10": (10, None), "100": (100, None)}
+    asked: dict[str, tuple[int, str]] = {"2": (2, "bound"), "10": (10, "bound"), "100": (100, "bound")}
     if lm.model.objective.name == "blank_lm" or getattr(lm.model.objective, "closes", "") == "row":
         asked["jackknife"] = (10, "jackknife")
     out = {}
     for name, (orders, method) in asked.items():
-        found = costs(lm, texts, orders, method)
+        found = scores(lm, texts, orders, method)
         out[f"few, {name}"] = sum(found["cost"]) / sum(found["words"])
     return out
 
@@ -98,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     def measure(key: Row) -> Row:
         made = pilots.make(key["family"], FAMILIES[key["family"]], key["seed"])
         lm = made.load()
-        return made.cost | costs(lm, held, 2) | of_few(lm, held[: given.few])
+        return made.cost | scores(lm, held, 2) | of_few(lm, held[: given.few])
 
     keys = [{"family": family, "seed": seed} | shared for family in given.families for seed in range(given.seeds)]
     rows = Table(given.out / "orders.jsonl").rows(keys, measure)

@@ -24,7 +24,7 @@ PAGES_OF_ITS_OWN, READING, LATER = -3, 2**20, 32 * 2**20
 
 def settle_memory() -> None:
     """Begin this process anew with those settings, once; where any is set already, or without glibc, do nothing."""
-    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in SETTINGS):
+    if not _open_to_us():
         return
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **SETTINGS})
 
@@ -41,7 +41,7 @@ def lean() -> Iterator[None]:
 
     Without glibc, or where a setting of its own is in the environment, nothing is changed.
     """
-    ours = platform.libc_ver()[0] == "glibc" and not any(name in os.environ for name in SETTINGS)
+    ours = _open_to_us()
     if ours:
         ctypes.CDLL(None).mallopt(PAGES_OF_ITS_OWN, READING)
     try:
@@ -49,3 +49,8 @@ def lean() -> Iterator[None]:
     finally:
         if ours:
             ctypes.CDLL(None).mallopt(PAGES_OF_ITS_OWN, LATER)
+
+
+def _open_to_us() -> bool:
+    """Whether there is glibc, and nobody has set any of its settings."""
+    return platform.libc_ver()[0] == "glibc" and not any(name in os.environ for name in SETTINGS)

@@ -17,7 +17,7 @@ from torch import Tensor
 from unmask.canvas import Canvas, Role
 from unmask.decoding import slots
 from unmask.decoding.policies import best_sites
-from unmask.decoding.rules import Rules, TokenClasses, tally, written
+from unmask.decoding.rules import Rules, TokenClasses, edges, tally, written
 from unmask.objectives import Proposal, Sites
 
 
@@ -49,10 +49,7 @@ def allowed(canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses, a
     spaced = (classes.spaced | classes.breaks)[None, :, None]  # [1, C, 1]
     words = count.n_words[pair].clamp(min=1)[:, None, None] + (spaced & ~becomes_first[:, None, :]).long()
     joins_left, joins_right = rules.joins_left[here], rules.joins_right[here]
-    opens_well = torch.where(
-        rules.spaced[here][:, None], classes.spaced, ~classes.spaced & (classes.begins_alnum | ~joins_left[:, None])
-    )  # [S, C]
-    ends_well = classes.ends_alnum | ~joins_right[:, None]  # [S, C]
+    opens_well, ends_well = edges(sites, canvas, rules, classes)  # [S, C] each
 
     # Room: every open place takes a token, and so does every word still missing; the one owed at the start adds none.
     remaining = torch.where(appends[:, None], 0, others[:, None] + left.long() + right.long())  # [S, 4]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unmask.canvas import Canvas, Role
 from unmask.holes import Blank, Hole, Mask
+from unmask.objectives import Sites
 from unmask.tokenizer import TokenTable
 
 MAX_WORDS = 8  # of a free blank, unless told
@@ -196,3 +197,11 @@ def written(canvas: Canvas, classes: TokenClasses, n_holes: int) -> Tally:
     """What stands in each hole without its signs."""
     signs = torch.ones(canvas.n_rows * n_holes, dtype=torch.bool, device=canvas.ids.device)
     return tally(canvas, classes, n_holes, signs)
+
+
+def edges(sites: Sites, canvas: Canvas, rules: Rules, classes: TokenClasses) -> tuple[Tensor, Tensor]:
+    """Which classes may begin the hole of a site, and which may end it, `[S, C]` bool each."""
+    here = canvas.request[sites.row], sites.hole
+    bare = ~classes.spaced & (classes.begins_alnum | ~rules.joins_left[here][:, None])
+    begins = torch.where(rules.spaced[here][:, None], classes.spaced, bare)
+    return begins, classes.ends_alnum | ~rules.joins_right[here][:, None]

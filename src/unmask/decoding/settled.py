@@ -56,18 +56,14 @@ def _weights(n: int, device: torch.device) -> Tensor:
     return scattered(torch.arange(n, device=device)) | 1
 
 
-def _columns(proposal: Proposal) -> dict[str, Tensor]:
-    return {name: value for name, value in vars(proposal).items() if isinstance(value, Tensor)}
-
-
 def _rows(proposal: Proposal, which: Tensor) -> Proposal:
     """Some sites of a proposal, by number; where they lie is not told."""
-    return replace(proposal, **{name: value[which] for name, value in _columns(proposal).items()})  # type: ignore[arg-type]
+    return replace(proposal, **{name: value[which] for name, value in proposal.columns.items()})  # type: ignore[arg-type]
 
 
 def _joined(parts: list[Proposal]) -> Proposal:
     if len(parts) == 1:
         return parts[0]
-    columns = [_columns(part) for part in parts]
+    columns = [part.columns for part in parts]
     joined = {name: torch.cat([column[name] for column in columns]) for name in columns[0]}
     return replace(parts[0], **joined)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unmask.canvas import Canvas
 from unmask.decoding.policies import ranked
-from unmask.decoding.rules import Rules, Tally, TokenClasses
+from unmask.decoding.rules import Rules, Tally, TokenClasses, edges
 from unmask.objectives import Proposal, Sites
 
 
@@ -28,6 +28,8 @@ class _Around:
     pushed: Tensor  # [S] bool, the hole's first token begins with a space: a word before it makes one more
     begins_well: Tensor  # [S] bool, the hole's first token may be the first
     ends_well: Tensor  # [S] bool, its last the last
+    begins: Tensor  # [S, C] bool, which classes may be the first
+    ends: Tensor  # [S, C] bool, which the last
 
     @classmethod
     def of(cls, canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses, count: Tally) -> _Around:
@@ -47,6 +49,8 @@ class _Around:
             some & (classes.spaced | classes.breaks)[kind],
             ~some | opens[each, kind],
             ~some | closes[each, tail],
+            opens,
+            closes,
         )
 
     def words_after(self, spaced: Tensor) -> Tensor:
@@ -56,23 +60,14 @@ class _Around:
         return self.n_words[wide] + more.long()
 
 
-def edges(sites: Sites, canvas: Canvas, rules: Rules, classes: TokenClasses) -> tuple[Tensor, Tensor]:
-    """Which classes may begin the hole of a site, and which may end it, `[S, C]` bool each."""
-    here = canvas.request[sites.row], sites.hole
-    bare = ~classes.spaced & (classes.begins_alnum | ~rules.joins_left[here][:, None])
-    begins = torch.where(rules.spaced[here][:, None], classes.spaced, bare)
-    return begins, classes.ends_alnum | ~rules.joins_right[here][:, None]
-
-
 def allowed(canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses, count: Tally) -> Tensor:
     """`Shape.allowed [S, C + 1, 4]` of the slots of a canvas; `count`: its tokens alone."""
     here = canvas.request[sites.row], sites.hole
     around = _Around.of(canvas, sites, rules, classes, count)
-    begins, ends = edges(sites, canvas, rules, classes)
-    spaced = (classes.spaced | classes.breaks)[None, :].expand_as(begins)
+    spaced = (classes.spaced | classes.breaks)[None, :].expand_as(around.begins)
     words = around.words_after(spaced)
-    bad_start = torch.where(around.first[:, None], ~begins, ~around.begins_well[:, None])
-    bad_end = torch.where(around.last[:, None], ~ends, ~around.ends_well[:, None])
+    bad_start = torch.where(around.first[:, None], ~around.begins, ~around.begins_well[:, None])
+    bad_end = torch.where(around.last[:, None], ~around.ends, ~around.ends_well[:, None])
     least, most = rules.min_words[here][:, None], rules.max_words[here][:, None]
     need = (least - words).clamp(min=0) + bad_start.long() + bad_end.long()
     may = around.n_tokens[:, None] + 1 + need <= rules.max_tokens[here][:, None]

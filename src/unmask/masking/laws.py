@@ -111,14 +111,7 @@ def suffix(clean: Canvas, noise: Noise) -> Hidden:
     kinds = units(clean)
     n = kinds.per_row
     shown = (noise.rows("count") * (n + 1)).long()
-    place = (
-        clean.index
-        - (
-            n.new_full((clean.n_rows,), clean.n_elements).scatter_reduce(
-                0, clean.rows[kinds.of >= 0], clean.index[kinds.of >= 0], "amin"
-            )
-        )[clean.rows]
-    )
+    place = kinds.of - (n.cumsum(0) - n)[clean.rows]  # of each token in its row, from 0
     mask = (kinds.of >= 0) & (place >= shown[clean.rows])
     return Hidden(mask, torch.ones_like(n, dtype=torch.float64), _totals(clean, mask), n < 0)
 

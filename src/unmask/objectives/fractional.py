@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from unmask.objectives.insertion import Insertion, Targets
 from unmask.objectives.objective import Likelihood, Predict, Sites, Vocabulary
 from unmask.objectives.slots import Seen
 from unmask.objectives.spans import Spans, central, drawn
+from unmask.objectives.trees import bound_of
 from unmask.view import View
 
 
@@ -42,6 +44,17 @@ class Births:
         left = _nearest_elder(birth)
         right = birth.numel() - 1 - _nearest_elder(birth.flip(0)).flip(0)
         return cls(keep, row, birth, left, right)
+
+    @cached_property
+    def order(self) -> Tensor:
+        """Row by row, the oldest first, `[K]`."""
+        n = int(self.birth.max()) + 1 if self.birth.numel() else 1
+        return (self.row * n + self.birth).argsort(stable=True)
+
+    @cached_property
+    def rank(self) -> Tensor:
+        """Where each comes in that order, `[K]`."""
+        return self.order.argsort()
 
 
 class Fractional(Insertion):
@@ -133,7 +146,7 @@ class Fractional(Insertion):
     def view(self, canvas: Canvas, targets: Targets | None = None, *, sites: Sites | None = None) -> View:
         """The elements in the order of their births, each seeing what is as old or older."""
         births = self._births(canvas)
-        age, (order, rank) = births.birth, _by_age(births)
+        age, order, rank = births.birth, births.order, births.rank
         before = torch.cat([rank.new_zeros(1), births.keep.long().cumsum(0)])
         offsets = before[canvas.offsets]
         first = offsets[:-1][births.row]
@@ -161,7 +174,7 @@ class Fractional(Insertion):
     def beside(self, canvas: Canvas, sites: Sites) -> tuple[Tensor, Tensor]:
         """The two elements of the view that each slot lies between."""
         births = self._births(canvas)
-        rank, seen = _by_age(births)[1], self._seen(canvas, sites)
+        rank, seen = births.rank, self._seen(canvas, sites)
         return rank[seen.read[seen.left]], rank[seen.read[seen.right]]
 
     def _seen(self, canvas: Canvas, sites: Sites | None = None) -> Seen:
@@ -205,10 +218,7 @@ class Fractional(Insertion):
             cost = prediction.words()[each, word].double()
             cost[: targets.chance.numel()] -= targets.chance.log()
             paths.append(torch.zeros_like(one).index_add_(0, prediction.row, cost))
-        found = torch.stack(paths, 1)
-        value = found.logsumexp(1) - math.log(len(paths))
-        spread = ((found - found.logsumexp(1, keepdim=True)).exp() * len(paths)).std(1) / len(paths) ** 0.5
-        return Likelihood(value, spread, "bound", "bound")
+        return bound_of(torch.stack(paths, 1))
 
     def restore(self, canvas: Canvas, targets: Targets) -> Canvas:
         """The text as it was before anything was born."""
@@ -230,12 +240,3 @@ def _nearest_elder(birth: Tensor) -> Tensor:
     for k in range(len(stretches) - 1, -1, -1):
         near = torch.where((stretches[k][near] >= birth) & (birth > 0), near - 2**k, near).clamp(min=0)
     return near
-
-
-def _by_age(births: Births) -> tuple[Tensor, Tensor]:
-    """The elements row by row, the oldest first, `[K]`, and where each comes in that order."""
-    age = births.birth
-    order = (births.row * (int(age.max()) + 1 if age.numel() else 1) + age).argsort(stable=True)
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(order.numel(), device=order.device)
-    return order, rank

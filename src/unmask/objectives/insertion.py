@@ -17,7 +17,7 @@ from unmask.objectives import orders, trees
 from unmask.objectives.objective import Likelihood, Loss, Predict, Proposal, Shape, Sites, Vocabulary, open_signs
 from unmask.objectives.orders import Actions
 from unmask.objectives.slots import Head, Prediction, Seen
-from unmask.objectives.spans import Spans, central
+from unmask.objectives.spans import Spans, central, last_of_row
 from unmask.objectives.words import certainty, choose
 from unmask.view import View
 
@@ -183,7 +183,7 @@ class Insertion:
         seen = self._seen(canvas, sites)
         quiet = torch.zeros_like(seen.row, dtype=torch.bool)
         if self.finish in ("last", "stop"):  # only the last slot of a row says its end, or none does
-            quiet = ~_last_of_row(seen.row) if self.finish == "last" else ~quiet
+            quiet = ~last_of_row(seen.row) if self.finish == "last" else ~quiet
         slot = quiet.nonzero().squeeze(1)
         silent = torch.stack([slot, torch.full_like(slot, self.end)], 1)
         return Prediction(self.head, hidden, seen, silent, sites)
@@ -239,7 +239,7 @@ class Insertion:
         may = shape.allowed[:, classes, openness]
         if self.closes == "row":
             may = may.clone()
-            may[:, self.end] &= _last_of_row(prediction.row)
+            may[:, self.end] &= last_of_row(prediction.row)
         log_prob = words.masked_fill(~may, -math.inf)
         choice = log_prob if not shape.end_penalty else log_prob.clone()
         if shape.end_penalty:
@@ -314,8 +314,7 @@ class Insertion:
             )
         if self.closes == "row" and self.order == "uniform":
             return orders.likelihood(self, predict, clean, hidden, method, n_orders, noise)
-        one_way = self.order == "left_to_right"
-        return trees.likelihood(self, predict, clean, hidden, method, 1 if one_way else n_orders, noise)
+        return trees.likelihood(self, predict, clean, hidden, method, n_orders, noise)
 
     def actions(self, predict: Predict, clean: Canvas, mask: Tensor, noise: Noise) -> Actions:
         """What the next edit costs, for every token that `mask [N]` hides of `clean`."""
@@ -338,7 +337,7 @@ class Insertion:
         has = clean.sum_rows(hidden.long()) > 0
         if self.finish == "stop":
             return torch.where(has, prediction.all_there[0].double(), out)
-        last = _last_of_row(prediction.row)
+        last = last_of_row(prediction.row)
         cost = (prediction.places + prediction.words()[:, self.end])[last].double()
         return torch.where(has, out.index_copy(0, prediction.row[last], cost), out)
 
@@ -347,10 +346,3 @@ class Insertion:
         site = (canvas.role == Role.SIGN).nonzero().squeeze(1)
         counts = torch.bincount(targets.slot, minlength=site.numel())
         return canvas.apply(Edits.emit(site, counts, targets.word, Role.TEXT))
-
-
-def _last_of_row(row: Tensor) -> Tensor:
-    """Which of `row [S]`, in order, is the last of its row, `[S]` bool."""
-    last = torch.ones_like(row, dtype=torch.bool)
-    last[:-1] = row[1:] != row[:-1]
-    return last

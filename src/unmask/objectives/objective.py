@@ -101,8 +101,13 @@ class Proposal:
         """Of some sites, by `which [S]` bool."""
         if bool(which.all()):
             return self
-        columns = {name: value[which] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        columns = {name: value[which] for name, value in self.columns.items()}
         return replace(self, sites=self.sites.take(which), **columns)
+
+    @property
+    def columns(self) -> dict[str, Tensor]:
+        """What is said of each site, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
 
 @dataclass(frozen=True)

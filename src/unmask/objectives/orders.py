@@ -142,7 +142,7 @@ def _path_log_probs(
             total = torch.zeros(clean.n_rows, dtype=torch.float64, device=n.device)
             row = torch.arange(clean.n_rows, device=n.device).repeat_interleave(n)  # one canvas a token
             done = torch.arange(row.numel(), device=n.device) - (n.cumsum(0) - n)[row]
-            for part in _chunks(clean.lengths[row]):
+            for part in chunks(clean.lengths[row], CHUNK):
                 copies, k = keyed.take(row[part]), done[part]
                 missing = hidden[copies.key] & (place[copies.key] >= k[copies.rows])
                 actions = family.actions(predict, copies, missing, _repeat(noise, copies.n_rows))
@@ -182,8 +182,8 @@ def _repeat(noise: Noise, n_rows: int) -> Noise:
     return Noise(noise.seed, torch.zeros(n_rows, dtype=torch.int64, device=noise.key.device))
 
 
-def _chunks(lengths: Tensor) -> Iterator[Tensor]:
-    """Which copies go through the backbone together."""
-    part = lengths.cumsum(0) // CHUNK
+def chunks(lengths: Tensor, most: int) -> Iterator[Tensor]:
+    """Which rows go through the backbone together, about `most` elements at a time."""
+    part = lengths.cumsum(0) // most
     for number in part.unique():
         yield (part == number).nonzero().squeeze(1)

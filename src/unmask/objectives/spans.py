@@ -51,9 +51,7 @@ class Spans:
         here = missing.nonzero().squeeze(1)
         slot, of = number[here], row[slots]
         begin = there[slots] + 1
-        last = torch.ones_like(of, dtype=torch.bool)
-        last[:-1] = of[1:] != of[:-1]
-        return cls(opens, of, size[slots], slot, here - begin[slot], last.nonzero().squeeze(1))
+        return cls(opens, of, size[slots], slot, here - begin[slot], last_of_row(of).nonzero().squeeze(1))
 
 
 def central(size: Tensor, slot: Tensor, place: Tensor, tau: float) -> Tensor:
@@ -74,3 +72,10 @@ def drawn(share: Tensor, draw: Tensor, slot: Tensor, n_slots: int) -> Tensor:
     score = share.log() - (-draw.log()).log()
     best = score.new_full((n_slots,), -math.inf).scatter_reduce(0, slot, score, "amax")
     return (score == best[slot]) & (score > -math.inf)
+
+
+def last_of_row(row: Tensor) -> Tensor:
+    """Which of `row [S]`, in order, is the last of its row, `[S]` bool."""
+    last = torch.ones_like(row, dtype=torch.bool)
+    last[:-1] = row[1:] != row[:-1]
+    return last

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -13,6 +12,7 @@ from unmask.canvas import Canvas
 from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
 from unmask.objectives.objective import Likelihood, Predict
+from unmask.objectives.orders import chunks
 from unmask.objectives.spans import Spans, drawn
 
 CHUNK = 8_192  # elements a forward pass
@@ -52,11 +52,14 @@ def likelihood(
         raise ValueError(f"no likelihood method {method!r} here · methods: {own} · name it, or none")
     n = 1 if exact else max(n_trees, 2)  # of one alone nobody knows how far it strays
     paths = torch.stack([_path(family, predict, clean, hidden, noise, number) for number in range(n)], 1)  # [B, n]
-    value = paths.logsumexp(1) - math.log(n)
-    spread = torch.zeros_like(value)
-    if not exact:
-        spread = ((paths - paths.logsumexp(1, keepdim=True)).exp() * n).std(1) / n**0.5
-    return Likelihood(value, spread, "exact" if exact else "bound", own)
+    return Likelihood(paths[:, 0], torch.zeros_like(paths[:, 0]), "exact", own) if exact else bound_of(paths)
+
+
+def bound_of(paths: Tensor) -> Likelihood:
+    """The bound by some trees a row, from log p(text, tree) - log q(tree) of each, `[B, n]`; n is 2 or more."""
+    n, total = paths.shape[1], paths.logsumexp(1)
+    spread = ((paths - total[:, None]).exp() * n).std(1) / n**0.5
+    return Likelihood(total - math.log(n), spread, "bound", "bound")
 
 
 def _path(
@@ -98,7 +101,7 @@ def _words(
     live = torch.zeros(clean.n_rows, dtype=torch.bool, device=word.device)
     live[rows[wanted]] = True
     every = live.nonzero().squeeze(1)
-    for some in _chunks(clean.lengths[every]):
+    for some in chunks(clean.lengths[every], CHUNK):
         part = every[some]
         at = clean.source(part)
         one = torch.ones(part.numel(), dtype=torch.float64, device=word.device)
@@ -108,9 +111,3 @@ def _words(
         each = torch.arange(int(mine.sum()), device=word.device)
         out[mine] = predict(canvas).words()[each, word[mine]].double()
     return torch.where(wanted, out, 0.0)
-
-
-def _chunks(lengths: Tensor) -> Iterator[Tensor]:
-    part = lengths.cumsum(0) // CHUNK
-    for number in part.unique():
-        yield (part == number).nonzero().squeeze(1)
