@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from unmask.cli import convert, evaluate, fill, generate, info, merge, pull, score, train
+from unmask.cli import convert, distill, evaluate, fill, generate, info, merge, pull, score, train
 from unmask.cli.faults import one_line
 from unmask.cli.options import laid_out
 
@@ -25,6 +25,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "pull": pull.pull,
     "convert": convert.convert,
     "merge": merge.merge,
+    "distill": distill.distill,
 }
 
 # Plain help: `rich` help costs as much start-up as all else together.
@@ -51,6 +52,7 @@ EXAMPLES = {
     "pull": pull.EXAMPLE,
     "convert": convert.EXAMPLE,
     "merge": merge.EXAMPLE,
+    "distill": distill.EXAMPLE,
 }
 
 
