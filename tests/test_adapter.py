@@ -45,7 +45,7 @@ from unmask.training.config import difference, resolve
 from unmask.training.loop import Trainer
 from unmask.training.run import train
 
-SETTINGS = ["batch_tokens=256", "schedule.warmup=4", "learning_rate=0.01", "threads=1"]
+SETTINGS = ["batch_tokens=256", "schedule.warmup=4", "learning_rate=0.01", "threads=1", "precision=float32"]
 ADAPTER = [
     *SETTINGS, "adapter.rank=4", "objective.told=0.25", "steps=12", "checkpoint_every=5", "ema=0.5", "evaluate_every=6",
     "prompts=The ___ and the dog sat by the wall.",

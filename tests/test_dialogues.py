@@ -287,9 +287,10 @@ def run(base: Path, folder: Path, *settings: str) -> list[dict]:
     [
         ["data.pad=eos", "masking={law: bernoulli, per: sequence}"],
         ["data.pad=rainbow", "masking={law: bernoulli, per: batch, complement: true}"],
-        ["data.pad=none", "masking=exact_count", "adapter.rank=2"],
+        ["data.pad=none", "masking=exact_count", "adapter.rank=2", "precision=float32"],
+        ["data.pad=none", "masking=exact_count", "adapter.rank=2", "precision=bfloat16"],
     ],
-    ids=lambda settings: settings[0],
+    ids=lambda settings: f"{settings[0]}, {settings[-1]}",
 )
 def test_a_model_learns_to_answer_whole_or_by_an_adapter(settings, base, tmp_path):
     entries = run(base, tmp_path, *settings)

@@ -41,7 +41,7 @@ ANIMALS = "cat dog hen cow pig fox owl bee ant elk".split()
 PLACES = "mat log hill wall roof path barn lake tree step".split()
 TINY = [
     "batch_tokens=256", "tokenizer.vocab_size=320", "backbone.width=16", "backbone.n_layers=1", "backbone.n_heads=2",
-    "data.max_tokens=32", "evaluate_every=0", "schedule.warmup=4",
+    "data.max_tokens=32", "evaluate_every=0", "schedule.warmup=4", "precision=float32",
 ]  # fmt: skip
 
 

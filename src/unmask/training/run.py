@@ -97,7 +97,8 @@ def _run(asked: Recipe, folder: RunFolder, accelerator: Accelerator, going_on: b
     model = setup.make_model(recipe, tokenizer)
     folder.adapter = setup.adapt(model, recipe)
     masking = setup.make_masking(recipe, tokenizer, accelerator.device)
-    setup.try_out(model, masking, answers=any(part.unit == "dialogue" for part in recipe.data.sources))
+    answers = any(part.unit == "dialogue" for part in recipe.data.sources)
+    setup.try_out(model, masking, answers, in_bfloat16=recipe.precision == "bfloat16")
     samples = _samples(tokenizer, setup.prompts(recipe), recipe.precision == "bfloat16") if main else None
     trainer = Trainer(recipe, model, masking, batches, tokenizer, folder, accelerator, samples)
     if going_on:

@@ -268,7 +268,7 @@ def begins(tokenizer: Tokenizer) -> Tensor:
 
 
 @torch.no_grad()
-def try_out(model: Model, masking: Mixture, answers: bool) -> None:
+def try_out(model: Model, masking: Mixture, answers: bool, in_bfloat16: bool = False) -> None:
     """See that the family can show what is hidden and, where `answers` are learned, write the sign that ends them.
 
     Raises:
@@ -289,7 +289,9 @@ def try_out(model: Model, masking: Mixture, answers: bool) -> None:
     mask, one = clean.index == 13, torch.ones(1, dtype=torch.float64, device=model.device)
     noise = Noise(0, torch.zeros(1, dtype=torch.int64, device=model.device))
     canvas, targets = model.objective.corrupt(clean, Hidden(mask, one, one, one < 0, ~mask), noise)
-    if not bool(model.objective.loss(model.predict(canvas, targets), canvas, targets).total.isfinite()):
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=in_bfloat16):  # as in training
+        loss = model.objective.loss(model.predict(canvas, targets), canvas, targets)
+    if not bool(loss.total.isfinite()):
         raise ValueError(
             "an answer ends with a sign that this family does not write · its loss would be infinite · "
             "give objective.ends=true where the family has that option, or take one that has"
