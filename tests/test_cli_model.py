@@ -10,26 +10,16 @@ from typing import Any
 
 import pytest
 
-from unmask.backbone import BackboneConfig
+from toys import TEXT, nonsense
 from unmask.cli import main
 from unmask.cli.app import EXAMPLES
 from unmask.cli.info import DEFAULT
 from unmask.evaluation import TASKS
-from unmask.folder import write_model
-from unmask.model import Model, ModelConfig
-from unmask.tokenizer import Tokenizer
-
-TEXT = "The cat sat on the mat. The dog ran home in the rain. We had soup for dinner and then went home."
 
 
 @pytest.fixture(scope="module", params=["blank_lm", "left_to_right"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    tokenizer = Tokenizer.train([TEXT] * 4, vocab_size=320)
-    shape = BackboneConfig(vocab_size=tokenizer.vocab_size, width=32, n_layers=1, n_heads=2)
-    special = tuple(tokenizer.special.nonzero().squeeze(1).tolist())
-    model = Model(ModelConfig(request.param, shape, dict(tokenizer.signs), special))
-    model.initialise(0)
-    return str(write_model(tmp_path_factory.mktemp("model"), model, tokenizer, "---\nlicense: cc0-1.0\n---\n"))
+    return nonsense(request.param, tmp_path_factory.mktemp("model"))
 
 
 def objects(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:

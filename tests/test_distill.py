@@ -5,26 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from unmask.backbone import BackboneConfig
+from toys import nonsense
 from unmask.cli import distill as module
 from unmask.cli import main
-from unmask.folder import write_model
 from unmask.language_model import LanguageModel
-from unmask.model import Model, ModelConfig
-from unmask.tokenizer import Tokenizer
 
-TEXT = "The cat sat on the mat. The dog ran home in the rain. We had soup for dinner and then went home."
 PROMPTS = ["The cat", "The dog ran", "We had", "soup for\u2028dinner", "went home and"]
 
 
 @pytest.fixture(scope="module", params=["blank_lm", "left_to_right", "insertion"])
 def teacher(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    tokenizer = Tokenizer.train([TEXT] * 4, vocab_size=320)
-    shape = BackboneConfig(vocab_size=tokenizer.vocab_size, width=32, n_layers=1, n_heads=2)
-    special = tuple(tokenizer.special.nonzero().squeeze(1).tolist())
-    model = Model(ModelConfig(request.param, shape, dict(tokenizer.signs), special))
-    model.initialise(0)
-    return str(write_model(tmp_path_factory.mktemp("teacher"), model, tokenizer, "---\nlicense: cc0-1.0\n---\n"))
+    return nonsense(request.param, tmp_path_factory.mktemp("teacher"))
 
 
 def told(path: Path) -> list[dict[str, str]]:

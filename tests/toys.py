@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from copy import deepcopy
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from families import positions_of
 from unmask.backbone import BackboneConfig
+from unmask.folder import write_model
 from unmask.language_model import LanguageModel
 from unmask.model import Model, ModelConfig
 from unmask.tokenizer import Tokenizer
@@ -21,6 +23,7 @@ TEXTS = [
     "a big old dog ran to the cat on the mat",
     "she saw the man and the dog sat, unable, at 12",
 ]
+TEXT = "The cat sat on the mat. The dog ran home in the rain. We had soup for dinner and then went home."
 
 
 @cache
@@ -57,3 +60,13 @@ def with_options(lm: LanguageModel, **options: Any) -> LanguageModel:
     model = deepcopy(lm.model)
     model.set_options(options)
     return LanguageModel(model, lm.tokenizer)
+
+
+def nonsense(objective: str, folder: Path) -> str:
+    """A model in a folder, tiny and untrained: what it writes is nonsense, in the right form."""
+    tokenizer = Tokenizer.train([TEXT] * 4, vocab_size=320)
+    shape = BackboneConfig(vocab_size=tokenizer.vocab_size, width=32, n_layers=1, n_heads=2)
+    special = tuple(tokenizer.special.nonzero().squeeze(1).tolist())
+    model = Model(ModelConfig(objective, shape, dict(tokenizer.signs), special))
+    model.initialise(0)
+    return str(write_model(folder, model, tokenizer, "---\nlicense: cc0-1.0\n---\n"))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -38,18 +37,23 @@ def distill(
         raise used_wrongly(f"{target} is already there · nothing is written over · name another file, or move it")
     waiting = list(_prompts(pairs))
     how = decoding.asked(1)
+    from rich.console import Console
+    from rich.progress import Progress
+
     import unmask
 
     part = Path(f"{target}.part")
     done = _begun(part, {"model": model or "default", **{name: repr(value) for name, value in sorted(how.items())}})
     _agree(part, done, waiting)
     lm = unmask.load(model)
-    with part.open("a", encoding="utf-8") as file, _progress(len(waiting), len(done)) as step:
+    shown = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    with part.open("a", encoding="utf-8") as file, shown as progress:
+        bar = progress.add_task("distill", total=len(waiting), completed=len(done))
 
         def keep(prompt: str, answer: str | None) -> None:
             file.write(json.dumps({"prompt": prompt, "response": answer}, ensure_ascii=False) + "\n")
             file.flush()
-            step()
+            progress.advance(bar)
 
         def complain(prompt: str, why: str) -> None:
             print(f"{prompt!r:.60}: {why}", file=sys.stderr)
@@ -85,9 +89,11 @@ def _begun(part: Path, settings: dict[str, str]) -> list[str]:
     Raises:
         ValueError: when another one began.
     """
+    from unmask.tensors import write_text
+
     beside = Path(f"{part}.json")
     if not part.exists() or not beside.exists():
-        beside.write_text(json.dumps(settings), encoding="utf-8")
+        write_text(beside, json.dumps(settings))
         part.write_bytes(b"")
         return []
     before = json.loads(beside.read_text(encoding="utf-8"))
@@ -126,18 +132,3 @@ def _finish(part: Path, target: Path) -> int:
     part.unlink()
     Path(f"{part}.json").unlink()
     return failed
-
-
-@contextmanager
-def _progress(total: int, done: int) -> Iterator[Callable[[], Any]]:
-    """A bar on standard error, where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task("", total=total, completed=done)
-        yield lambda: shown.advance(task)

@@ -97,9 +97,9 @@ def _run(asked: Recipe, folder: RunFolder, accelerator: Accelerator, going_on: b
     model = setup.make_model(recipe, tokenizer)
     folder.adapter = setup.adapt(model, recipe)
     masking = setup.make_masking(recipe, tokenizer, accelerator.device)
-    answers = any(part.unit == "dialogue" for part in recipe.data.sources)
-    setup.try_out(model, masking, answers, in_bfloat16=recipe.precision == "bfloat16")
-    samples = _samples(tokenizer, setup.prompts(recipe), recipe.precision == "bfloat16") if main else None
+    answers, in_bfloat16 = any(part.unit == "dialogue" for part in recipe.data.sources), recipe.precision == "bfloat16"
+    setup.try_out(model, masking, answers, in_bfloat16)
+    samples = _samples(tokenizer, setup.prompts(recipe), in_bfloat16) if main else None
     trainer = Trainer(recipe, model, masking, batches, tokenizer, folder, accelerator, samples)
     if going_on:
         trainer.resume()
