@@ -3,19 +3,23 @@
     python experiments/pilot.py --text my.txt --out runs/pilots --tokens 2e6 --set backbone.n_kv_heads=1 ema=null
 
 What --set says is as `unmask train` takes it. All models of one --out share a vocabulary and the data as
-ids. A model that is finished is not trained again, one that was stopped goes on. The other scripts make theirs here.
+ids. A model that is finished is not trained again, one that was stopped goes on, one that another process trains is
+waited for. The other scripts make theirs here.
 """
 
 import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from table import markdown
 
@@ -127,12 +131,13 @@ class Pilots:
 
         said = [] if self.given.vocabulary is None else [f"tokenizer.vocab_size={self.given.vocabulary}"]
         folder = self.out / f"vocabulary-{digest(said, *map(_identity, self.texts))}"
-        if not folder.exists():
-            say("making the vocabulary")
-            recipe = resolve("llada", [*said, f"data.sources={json.dumps(_sources(self.texts))}"])
-            beside = folder.with_suffix(".part")
-            setup.make_tokenizer(recipe).save(beside)
-            beside.rename(folder)
+        with alone(self.out, folder.name):
+            if not folder.exists():
+                say("making the vocabulary")
+                recipe = resolve("llada", [*said, f"data.sources={json.dumps(_sources(self.texts))}"])
+                beside = folder.with_suffix(".part")
+                setup.make_tokenizer(recipe).save(beside)
+                beside.rename(folder)
         return folder
 
 
@@ -149,17 +154,26 @@ def _trained(folder: Path, recipe: str, settings: Sequence[str]) -> Pilot:
     from unmask.training.run import train
 
     done = folder / "pilot.json"
-    if not done.exists():
-        say(f"training {folder.name}")
-        train(recipe, settings, folder, resume=True)
-        if not (folder / "model").exists():
-            raise SystemExit(f"{folder} was stopped · the same command goes on")
-        log = _log(folder)
-        parameters = Pilot(folder, 0, 0, 0.0, 0).load().model.n_parameters()
-        spent = sum(entry["cpu_seconds"] for entry in log)
-        facts = {"steps": len(log), "tokens": log[-1]["tokens"], "cpu_seconds": spent, "parameters": parameters}
-        done.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    with alone(folder.parent.parent, folder.name):
+        if not done.exists():
+            say(f"training {folder.name}")
+            train(recipe, settings, folder, resume=True)
+            if not (folder / "model").exists():
+                raise SystemExit(f"{folder} was stopped · the same command goes on")
+            log = _log(folder)
+            parameters = Pilot(folder, 0, 0, 0.0, 0).load().model.n_parameters()
+            spent = sum(entry["cpu_seconds"] for entry in log)
+            facts = {"steps": len(log), "tokens": log[-1]["tokens"], "cpu_seconds": spent, "parameters": parameters}
+            done.write_text(json.dumps(facts) + "\n", encoding="utf-8")
     return Pilot(folder, **json.loads(done.read_text(encoding="utf-8")))
+
+
+@contextmanager
+def alone(out: Path, name: str) -> Iterator[None]:
+    """No other process makes what has this name meanwhile; one that wants it waits."""
+    (out / ".locks").mkdir(parents=True, exist_ok=True)
+    with FileLock(out / ".locks" / name):
+        yield
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,9 @@ import math
 import random
 import re
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -306,6 +308,28 @@ def test_a_table_is_measured_once(tmp_path, capsys):
     assert calls == [1, 2]
     assert "[2/2] t: a 2" in capsys.readouterr().err
     assert table.markdown([{"a": 1.26, "b": None}], {"a": ".1f", "b": ".2f"}) == "| a | b |\n|---|---|\n| 1.3 | – |"
+
+
+def test_processes_share_a_table(tmp_path):
+    path, keys, began, go_on = tmp_path / "t.jsonl", [{"a": 1}, {"a": 2}, {"a": 3}], Event(), Event()
+
+    def slowly(key):
+        if key["a"] == 1:
+            began.set()
+            assert go_on.wait(10)
+        return {"by": "slow"}
+
+    def at_once(key):
+        if key["a"] == 3:
+            go_on.set()
+        return {"by": "fast"}
+
+    with ThreadPoolExecutor() as pool:  # locks tell objects apart, as they do processes
+        first = pool.submit(lambda: table.Table(path).rows(keys, slowly))
+        assert began.wait(10)
+        second = table.Table(path).rows(keys[:1] + keys[2:], at_once)
+    assert first.result()[::2] == second == [{"a": 1, "by": "slow"}, {"a": 3, "by": "fast"}]
+    assert len(path.read_text().splitlines()) == 3
 
 
 def test_passages_are_held_out_and_cut_at_words(text):
