@@ -21,7 +21,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from pilot import Pilots, arguments, digest, run
+from pilot import Pilots, alone, arguments, digest, run
 from table import Row, Table, markdown, spread
 
 PADS = ("eos", "rainbow", "none")
@@ -85,9 +85,9 @@ def data(given: Any) -> tuple[Path, list[Pair]]:
     )
     lines = [json.dumps(pair) + "\n" for pair in pairs(iter(texts), given.task, len(texts))]
     path = given.out / f"pairs-{given.task}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.read_text(encoding="utf-8") != "".join(lines):
-        path.write_text("".join(lines), encoding="utf-8")
+    with alone(given.out, path.name):
+        if not path.exists() or path.read_text(encoding="utf-8") != "".join(lines):
+            path.write_text("".join(lines), encoding="utf-8")
     if not (asked := pairs(held, given.task, given.n)):
         raise ValueError("nothing to ask · the held-out text has no sentence of 4 to 40 words · name --held-out")
     return path, asked

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from facts import Fact, facts, sentences
-from pilot import Pilots, Text, arguments, run
+from pilot import Pilots, Text, alone, arguments, run
 from table import Row, Table, markdown, spread
 
 DIFFUSION, BASELINE, HOLES = "masked diffusion", "left to right", "left to right, with holes"
@@ -66,10 +66,10 @@ def batches(items: Sequence[Any]) -> list[Sequence[Any]]:
 def data(out: Path, known: Sequence[Fact], mixed: Sequence[Path] | None) -> list[Text]:
     """The sentences in a file, and what is mixed in."""
     path = out / "facts.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
     told = "".join(f"{line}\n" for line in sentences(known, 0))
-    if not path.exists() or path.read_text(encoding="utf-8") != told:
-        path.write_text(told, encoding="utf-8")
+    with alone(out, path.name):
+        if not path.exists() or path.read_text(encoding="utf-8") != told:
+            path.write_text(told, encoding="utf-8")
     return [{"path": str(path), "unit": "line"}, *(mixed or ())]
 
 
