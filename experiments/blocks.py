@@ -18,7 +18,7 @@ from typing import Any
 
 from held_out import cut, passages
 from levels import scores
-from pilot import Pilots, arguments, digest, run
+from pilot import Pilots, arguments, digest, run, seeds_of
 from table import Row, Table, markdown, spread
 
 WHOLE, BASELINE, TRUE = "whole row", "left to right", "the held-out text"
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     local = ["backbone.global_every=0", f"backbone.window={given.local}", f"backbone.max_length={room}"]
     pilots = Pilots(given, given.text, *local)
     tokenizer = Tokenizer.load(pilots.vocabulary)
-    blocks, seeds = [*map(str, given.blocks), WHOLE, BASELINE], range(given.seeds)
+    blocks, seeds = [*map(str, given.blocks), WHOLE, BASELINE], seeds_of(given)
     texts = passages(given.text, given.held_out, tokenizer, given.n, given.row_tokens - 2)
     long = given.row_tokens * given.times + given.prompt
     true = passages(given.text, given.held_out, tokenizer, given.prompts, long, long * 3 // 4)

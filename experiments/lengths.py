@@ -21,7 +21,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from pilot import Pilots, alone, arguments, digest, run
+from pilot import Pilots, alone, arguments, digest, run, seeds_of
 from table import Row, Table, markdown, spread
 
 PADS = ("eos", "rainbow", "none")
@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         scores = [round(f1(a, b), 4) for a, b in zip(said, true, strict=True)]
         return made.cost | {"hits": hits, "F1s": scores, "words": words, "said": said[:20]}
 
-    seeds = range(given.seeds)
+    seeds = seeds_of(given)
     ways = [(pad, canvas) for pad in given.pads for canvas in [*given.canvas, *FOUND]] + [(BASELINE, ITSELF)]
     keys = [{"filled up by": pad, "canvas": canvas, "seed": s} | shared for pad, canvas in ways for s in seeds]
     print(markdown(lines(Table(given.out / "lengths.jsonl").rows(keys, measure)), COLUMNS))

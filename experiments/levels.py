@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from held_out import passages
-from pilot import Pilots, arguments, digest, run
+from pilot import Pilots, arguments, digest, run, seeds_of
 from table import Row, Table, markdown, spread
 
 STRATIFIED = {"law": "bernoulli", "draw": "stratified"}
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         made = pilots.make(law, own, key["seed"])
         return made.cost | scores(made.load(), texts, given.draws)
 
-    keys = [{"levels": law, "seed": seed} | shared for law in given.laws for seed in range(given.seeds)]
+    keys = [{"levels": law, "seed": seed} | shared for law in given.laws for seed in seeds_of(given)]
     rows = Table(given.out / "levels.jsonl").rows(keys, measure)
     by_law = [[row for row in rows if row["levels"] == law] for law in given.laws]
     print(markdown([summed(some, by_law[0]) for some in by_law], COLUMNS))

@@ -16,7 +16,7 @@ from typing import Any
 
 from held_out import passages
 from levels import scores
-from pilot import Pilots, arguments, digest, run
+from pilot import Pilots, arguments, digest, run, seeds_of
 from table import Row, Table, markdown, spread
 
 COUNTED = {"law": "exact_count", "draw": "stratified"}
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         lm = made.load()
         return made.cost | scores(lm, held, 2) | of_few(lm, held[: given.few])
 
-    keys = [{"family": family, "seed": seed} | shared for family in given.families for seed in range(given.seeds)]
+    keys = [{"family": family, "seed": seed} | shared for family in given.families for seed in seeds_of(given)]
     rows = Table(given.out / "orders.jsonl").rows(keys, measure)
     print(markdown([summed([row for row in rows if row["family"] == family]) for family in given.families], COLUMNS))
     print(f"\n{len(held)} passages, {min(given.few, len(held))} of them by more orders; {given.seeds} seeds.")

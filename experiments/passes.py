@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from held_out import Passage, cut, passages
-from pilot import Pilots, arguments, digest, loaded, run, say
+from pilot import Pilots, arguments, digest, loaded, run, say, seeds_of
 from table import Row, Table, markdown, spread
 from writing import chances, described
 
@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     every = ways(given.policies, given.adaptive, given.budgets, given.block, given.new)
     shared = {"models": models.name, "prompts": digest(pairs), "new": given.new}
     drawn = {way for way in every if not POLICIES[level_of(way.policy)[0]].deterministic}
-    seeds = range(given.seeds)
+    seeds = seeds_of(given)
     table = Table(given.out / "passes.jsonl")
 
     def duel(key: Row) -> Row:

@@ -223,6 +223,7 @@ def arguments(doc: str | None, name: str, text: bool = True, **defaults: Any) ->
         add("--held-out", type=Path, nargs="+", help="text to measure on; else the last 5 %% of each file of --text")
     add("--out", type=Path, default=Path("runs") / name, help="folder of all that is made (%(default)s)")
     add("--seeds", type=int, default=2, help="each model is made so many times (%(default)s)")
+    add("--first-seed", type=int, default=0, help="of these (%(default)s): each machine its own, say", metavar="SEED")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--tokens", type=float, default=2e6, help="that each model reads (%(default).0f)")
     budget.add_argument("--cpu", type=float, help="seconds of processor time for each model, in the place of tokens")
@@ -236,6 +237,11 @@ def arguments(doc: str | None, name: str, text: bool = True, **defaults: Any) ->
     add("--set", nargs="+", action="extend", default=[], **told)
     parser.set_defaults(**defaults)
     return parser
+
+
+def seeds_of(given: argparse.Namespace) -> range:
+    """The seeds of an experiment's models."""
+    return range(given.first_seed, given.first_seed + given.seeds)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -260,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     pilots = Pilots(given, given.text)
     own = pilots.left_to_right() if given.left_to_right else []
-    made = [pilots.make(given.label, own, seed, recipe=given.recipe) for seed in range(given.seeds)]
+    made = [pilots.make(given.label, own, seed, recipe=given.recipe) for seed in seeds_of(given)]
     columns = {"folder": "", "parameters": ",", "steps": ",", "tokens": ",", "cpu_seconds": ".1f"}
     rows: list[Mapping[str, Any]] = [asdict(one) for one in made]
     print(markdown(rows, columns))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from facts import Fact, facts, sentences
-from pilot import Pilots, Text, alone, arguments, run
+from pilot import Pilots, Text, alone, arguments, run, seeds_of
 from table import Row, Table, markdown, spread
 
 DIFFUSION, BASELINE, HOLES = "masked diffusion", "left to right", "left to right, with holes"
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for model, length, every in ways
         for told, n in (("name first", given.facts), ("both orders", given.both))
         for asked in every
-        for seed in range(given.seeds)
+        for seed in seeds_of(given)
         if n
     ]
     rows = Table(given.out / "reversal.jsonl").rows(keys, measure)

@@ -109,6 +109,14 @@ def test_levels(text, out, capsys, monkeypatch):
     assert shown(capsys.readouterr().out) == [rows[0], rows[7]]
 
 
+def test_seeds_are_counted_from_the_first(text, out, capsys):
+    levels.main(
+        ["--text", str(text), "--out", str(out / "third"), *TINY, "--laws", "iid", "-n", "2", "--first-seed", "3"]
+    )
+    assert number(shown(capsys.readouterr().out)[0]["nats a token"])
+    assert [folder.name.split("-")[2] for folder in (out / "third" / "pilots").iterdir()] == ["seed3"]
+
+
 def test_a_budget_of_processor_time_is_measured(text, out, capsys, monkeypatch):
     asked = ["--text", str(text), "--out", str(out / "cpu"), *TINY[2:-2], "--cpu", "0.2", "--seeds", "2"]
     pilot.main([*asked, "--set", "backbone.qk_norm=false"])
