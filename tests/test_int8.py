@@ -86,7 +86,7 @@ def test_rows_of_nothing() -> None:
     assert torch.equal(layer(torch.zeros(2, 48)), torch.zeros(2, 64))
 
 
-@pytest.mark.parametrize("family", ["blank_lm", "masked_diffusion", "left_to_right"])
+@pytest.mark.parametrize("family", ["blank_lm", "masked_diffusion", "left_to_right", "fractional"])
 def test_a_model_says_nearly_the_same(family: str) -> None:
     def model() -> Model:
         made = tiny_model(family, dtype=torch.float32, width=64, n_words=120)

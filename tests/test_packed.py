@@ -30,7 +30,7 @@ def test_a_layer_says_what_the_plain_one_says(rows: int, with_bias: bool) -> Non
         torch.testing.assert_close(layer(x), torch.cat(each) if each else x.new_zeros(0, 96), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["blank_lm", "masked_diffusion", "left_to_right"])
+@pytest.mark.parametrize("family", ["blank_lm", "masked_diffusion", "left_to_right", "fractional"])
 def test_a_packed_model_says_the_same(family: str) -> None:
     plain, packed = (tiny_model(family, dtype=torch.float32, width=64) for _ in range(2))
     packed = pack(packed)

@@ -104,7 +104,7 @@ class Pending(nn.Module):
 def swap_linear(module: nn.Module, make: Callable[[Tensor, Tensor | None], nn.Module]) -> None:
     """Put what `make` makes of weight and bias in the place of every linear layer in `module` that is wide enough."""
     for name, part in list(module.named_children()):
-        if isinstance(part, nn.Linear):
+        if type(part) is nn.Linear:  # other kinds are read as numbers
             if min(part.weight.shape) >= LEAST:
                 setattr(module, name, make(part.weight.detach(), part.bias))
         else:

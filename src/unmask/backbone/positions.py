@@ -28,6 +28,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(wide * cos, torch.roll(wide, x.shape[-1] // 2, -1), sin).to(x.dtype)
 
 
+class Affine(nn.Linear):
+    """A linear layer whose weights are read, in float32 at least: none in bytes may stand in its place."""
+
+
 class Fractions(nn.Module):
     """Positions fixed at birth, so that an element's keys and values never change (Zhang et al. 2023).
 
@@ -40,7 +44,7 @@ class Fractions(nn.Module):
         """Make positions of `width`, `average` or `affine`."""
         super().__init__()
         self.ends = nn.Parameter(torch.zeros(2, width))
-        self.affine = nn.Linear(2 * width, width) if kind == "affine" else None
+        self.affine = Affine(2 * width, width) if kind == "affine" else None
 
     @property
     def width(self) -> int:
