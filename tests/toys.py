@@ -32,7 +32,7 @@ def tokenizer() -> Tokenizer:
 
 
 @cache
-def toy(objective: str, seed: int = 0, max_length: int = 128, scale: float = 0.4) -> LanguageModel:
+def toy(objective: str, seed: int = 0, max_length: int = 128, scale: float = 0.4, segments: int = 0) -> LanguageModel:
     """A float64 model with weights large enough to have opinions."""
     tok = tokenizer()
     special = tuple(tok.special.nonzero().squeeze(1).tolist())
@@ -44,6 +44,7 @@ def toy(objective: str, seed: int = 0, max_length: int = 128, scale: float = 0.4
         mlp_width=32,
         max_length=max_length,
         positions=positions_of(objective),
+        n_segments=segments,
     )
     model = Model(ModelConfig(objective, shape, tok.signs, special))
     model.initialise(seed)

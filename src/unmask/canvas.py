@@ -32,7 +32,7 @@ class Canvas:
     role: Tensor  # [N] int64, a Role
     fixed: Tensor  # [N] bool, the user's own
     hole: Tensor  # [N] int64, which of the user's holes it belongs to, -1: none
-    segment: Tensor  # [N] int64, source, target, turn of a dialogue
+    segment: Tensor  # [N] int64, 0: a text, or the source of another; 1: what is written for a source
     birth: Tensor  # [N] int64, the step that wrote it
     log_prob: Tensor  # [N] float32, what writing it cost, nats
     key: Tensor  # [N] int64, identity for life
@@ -100,6 +100,15 @@ class Canvas:
     def index(self) -> Tensor:
         """The place of each element in its row, `[N]`."""
         return torch.arange(self.n_elements, device=self.ids.device) - self.offsets[self.rows]
+
+    @cached_property
+    def place(self) -> Tensor:
+        """The place of each element in its segment of its row, `[N]`; the elements of a segment stand together."""
+        if not bool(self.segment.any()):
+            return self.index
+        element, begins = torch.arange(self.n_elements, device=self.ids.device), self.index == 0
+        begins[1:] |= self.segment[1:] != self.segment[:-1]
+        return element - torch.where(begins, element, 0).cummax(0).values
 
     @property
     def in_holes(self) -> Tensor:

@@ -210,6 +210,8 @@ class LanguageModel:
     ) -> list[Any]:
         """Go on from a prompt, which stays as it is; a list of prompts gives a list of lists.
 
+        By a model of two segments what is written is a text of its own, for which the prompt is the source.
+
         Args:
             prompt: Taken as it is; hole signs in it are text. Or a row with a hole at its end, as `tokenizer/chat.py`
                 reads conversations.
@@ -233,6 +235,8 @@ class LanguageModel:
         prompts = [prompt] if isinstance(prompt, str | Reading) else list(prompt)
         readings = [self.tokenizer.read([_spaced(one), Blank()]) if isinstance(one, str) else one for one in prompts]
         search = search_of(policy, n, beam, steps, temperature, top_p, top_k, seed, timeout, masks, end_penalty, n)
+        if self.model.config.backbone.n_segments > 1:
+            readings = [reading.apart(self.model.config.signs["sep"]) for reading in readings]
         found = self._fill(readings, search, max_words)
         return found if many else found[0]
 

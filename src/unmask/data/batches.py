@@ -72,6 +72,8 @@ class Batches(Iterator[Batch]):
         window: int = 64,
         pads: Sequence[int] = (),
         ask: bool = False,
+        separator: int | None = None,
+        ended: bool = True,
     ) -> None:
         """Set up the order; nothing is read yet.
 
@@ -87,6 +89,9 @@ class Batches(Iterator[Batch]):
             window: Batches among which rows are sorted by length.
             pads: Ids that fill up the dialogues of a step to the longest of them, in turn; none: they stay as they are.
             ask: What is given in a dialogue may be asked for, too.
+            separator: Id of the sign between what is given in a dialogue and the answer, a segment of its own; None:
+                the answer goes on from what is given.
+            ended: An answer ends with a sign that is a part of its text; else the sign after the row says so.
 
         Raises:
             ValueError: when there is nothing to draw from, or a row would not fit into a batch.
@@ -101,6 +106,7 @@ class Batches(Iterator[Batch]):
         self.train, self.held, self.seed, self.window = list(train), list(held_out), seed, window
         self.start, self.end, self.batch_tokens, self.max_tokens = start, end, batch_tokens, max_tokens
         self.lengths, self.pads, self.ask = dict(lengths or {"single": 1.0}), tuple(pads), ask
+        self.separator, self.ended = separator, ended
         self._place = [0, 0, 0]  # epoch, window, batch
         self._step = 0
         self._epoch: _Epoch | None = None
@@ -108,7 +114,14 @@ class Batches(Iterator[Batch]):
 
     @classmethod
     def open(
-        cls, config: DataConfig, encoder: Encoder, *, batch_tokens: int, seed: int = 0, cache: Path | None = None
+        cls,
+        config: DataConfig,
+        encoder: Encoder,
+        *,
+        batch_tokens: int,
+        seed: int = 0,
+        cache: Path | None = None,
+        apart: bool = False,
     ) -> Batches:
         """Tokenise what a recipe's `data:` names, or open it where that was done before.
 
@@ -118,12 +131,13 @@ class Batches(Iterator[Batch]):
             batch_tokens: Most elements a step.
             seed: Fixes the order.
             cache: Where tokenised sources are kept, unless the config says.
+            apart: Answers are segments of their own.
 
         Raises:
             ValueError: when data are missing or broken.
         """
         cache = Path(config.cache) if config.cache is not None else cache
-        train, held = open_corpora(config.placed(), encoder, config.max_tokens, cache)
+        train, held = open_corpora(config.placed(), encoder, config.max_tokens - apart, cache)
         return cls(
             train,
             held,
@@ -136,6 +150,7 @@ class Batches(Iterator[Batch]):
             window=config.window,
             pads=config.pads(encoder.signs),
             ask=config.mask_prompt,
+            separator=encoder.signs["sep"] if apart else None,
         )
 
     @property
@@ -295,7 +310,8 @@ class Batches(Iterator[Batch]):
         """A share of the rows of one pass over a corpus: from `begin` to `stop` of them in a random order."""
         seed = 0 if purpose == HELD_OUT else self.seed
         if corpus.answers is not None:
-            rows = Rows.of(k, *corpus.visits((seed, purpose, k, which)))
+            drawn = corpus.visits((seed, purpose, k, which))
+            rows = Rows.of(k, *drawn, apart=self.separator is not None, ended=self.ended)
         else:
             limit = self.max_tokens - SIGNS_A_ROW
             rows = Rows.of(k, *corpus.rows(self.lengths, limit, (seed, purpose, k, which)))
@@ -320,7 +336,8 @@ class Batches(Iterator[Batch]):
         """The rows from `begin` to `stop` of the batch of a step."""
         company = Company(torch.arange(int(begin), int(stop)), rows.n, number)
         rows = rows.take(slice(begin, stop))
-        canvas = rows.read(corpora, self.start, self.end, self.pads, self.ask)
+        separator = -1 if self.separator is None else self.separator
+        canvas = rows.read(corpora, self.start, self.end, self.pads, self.ask, separator)
         return Batch(canvas, torch.from_numpy(rows.ids.copy()), torch.from_numpy(rows.source.astype(np.int64)), company)
 
 

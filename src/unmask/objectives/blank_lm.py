@@ -139,7 +139,8 @@ class BlankLM:
 
     def view(self, canvas: Canvas, targets: Targets | None = None) -> View:
         """The canvas as it stands; blanks are read."""
-        return View(canvas.ids, canvas.offsets, canvas.index, (canvas.role == Role.SIGN).nonzero().squeeze(1))
+        read = (canvas.role == Role.SIGN).nonzero().squeeze(1)
+        return View(canvas.ids, canvas.offsets, canvas.place, read, segment=canvas.segment)
 
     def sites(self, canvas: Canvas) -> Sites:
         """Its blanks."""

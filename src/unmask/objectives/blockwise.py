@@ -55,4 +55,5 @@ def both(canvas: Canvas, word: Tensor, size: int) -> View:
     lengths = torch.bincount(rows[element], minlength=canvas.n_rows)
     offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     read = (masked[element] & ~clean).nonzero().squeeze(1)
-    return View(ids, offsets, canvas.index[element], read, stage=2 * block[element] + clean, transient=~clean)
+    stage, segment = 2 * block[element] + clean, canvas.segment[element]
+    return View(ids, offsets, canvas.place[element], read, stage=stage, transient=~clean, segment=segment)

@@ -152,16 +152,22 @@ class Fractional(Insertion):
         first = offsets[:-1][births.row]
         given = births.birth == 0
         sides = (torch.where(given, -1, rank[side] - first) for side in (births.left, births.right))
-        number = given.long().cumsum(0)
-        number = number - number[first]  # of a given element in its row, from 0
-        most = number.new_zeros(canvas.n_rows).scatter_reduce(0, births.row, number, "amax")
-        place = torch.where(given, number / most[births.row].clamp(min=1), 0.0)
+        segment = canvas.segment[births.keep]
+        part = births.row * (int(segment.max()) + 1 if segment.numel() else 1) + segment
+        begins = torch.ones_like(given)  # a segment of a row does
+        begins[1:] = part[1:] != part[:-1]
+        number = given.long().cumsum(0) - 1
+        number = number - torch.where(begins, number, 0).cummax(0).values  # of a given element in its segment, from 0
+        part = begins.long().cumsum(0) - 1
+        most = torch.zeros_like(number).scatter_reduce(0, part, number, "amax")
+        place = torch.where(given, number / most[part].clamp(min=1), 0.0)
         return View(
             canvas.ids[births.keep][order],
             offsets,
             place[order],
             rank[self._seen(canvas, sites).read],
             stage=age[order],
+            segment=segment[order],
             born=torch.stack(list(sides), 1)[order],
         )
 

@@ -167,9 +167,10 @@ class Insertion:
         """All but the slots; what stands beside one is read."""
         seen = self._seen(canvas)
         before = torch.cat([seen.left.new_zeros(1), seen.keep.long().cumsum(0)])
-        offsets = before[canvas.offsets]
-        index = before[:-1] - offsets[:-1][canvas.rows]
-        return View(canvas.ids[seen.keep], offsets, index[seen.keep], seen.read)
+        index = torch.arange(canvas.n_elements, device=before.device)
+        place = before[:-1] - before[index - canvas.place]
+        ids, place, segment = (column[seen.keep] for column in (canvas.ids, place, canvas.segment))
+        return View(ids, before[canvas.offsets], place, seen.read, segment=segment)
 
     def _seen(self, canvas: Canvas, sites: Sites | None = None) -> Seen:
         return Seen.of(canvas, canvas.ids != self.blank, sites)

@@ -173,14 +173,15 @@ class LeftToRight:
         index = canvas.index
         read = canvas.offsets[1:] - 1 if targets is None else targets.read
         if not self.plain:
-            return View(canvas.ids, canvas.offsets, index, read, stage=index, causal=True)
+            return View(canvas.ids, canvas.offsets, index, read, stage=index, segment=canvas.segment, causal=True)
         start = canvas.ids == self.start
         seen = start | (canvas.role == Role.TEXT) | (canvas.ids == self.end)
         before = torch.cat([index.new_zeros(1), seen.long().cumsum(0)])  # seen ones before each, and in all
         offsets = before[canvas.offsets]
         index = before[:-1][seen] - offsets[:-1][canvas.rows[seen]]
         ids = torch.where(start, int(self.begin or 0), canvas.ids)[seen]
-        return View(ids, offsets, index, before[read + 1] - 1, stage=index, causal=True)
+        read, segment = before[read + 1] - 1, canvas.segment[seen]
+        return View(ids, offsets, index, read, stage=index, segment=segment, causal=True)
 
     def sites(self, canvas: Canvas) -> Sites:
         """The end of each row; it writes into the first hole without an answer."""

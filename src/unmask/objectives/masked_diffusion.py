@@ -104,7 +104,7 @@ class MaskedDiffusion:
             return blockwise.both(canvas, targets.word, self.block)
         ids = canvas.ids if hide is None else canvas.ids.masked_fill(hide, self.mask)
         read = (canvas.role == Role.SIGN).nonzero().squeeze(1) if sites is None else sites.element
-        view = View(ids, canvas.offsets, canvas.index, read)
+        view = View(ids, canvas.offsets, canvas.place, read, segment=canvas.segment)
         return view if self.block is None else blockwise.ahead(view, canvas, self.block)
 
     def sites(self, canvas: Canvas) -> Sites:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from unmask.canvas import Canvas
+import torch
+
+from unmask.canvas import Canvas, Role
 from unmask.holes import Hole, Sign
 
 
@@ -16,6 +18,16 @@ class Reading:
     canvas: Canvas  # one row: start, the text and one sign a hole, end
     holes: tuple[Hole, ...]
     pieces: tuple[str | Sign, ...]  # as typed, unescaped; what lies outside the holes comes back from here
+
+    def apart(self, separator: int) -> Reading:
+        """The same, the hole at its end a segment of its own, which a separator begins."""
+        n, last = self.canvas.n_elements, self.canvas.n_elements - 2
+        source = torch.tensor([*range(last), last, last, last + 1])
+        columns = {name: getattr(self.canvas, name)[source].clone() for name in ("ids", "role", "fixed", "hole")}
+        columns |= {"segment": (torch.arange(n + 1) >= last).long()}
+        for name, value in (("ids", separator), ("role", Role.SCAFFOLD), ("fixed", True), ("hole", -1)):
+            columns[name][last] = value
+        return replace(self, canvas=Canvas.build(columns.pop("ids"), torch.tensor([0, n + 1]), **columns))
 
 
 @dataclass(frozen=True)

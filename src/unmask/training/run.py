@@ -88,7 +88,12 @@ def _run(asked: Recipe, folder: RunFolder, accelerator: Accelerator, going_on: b
     with accelerator.main_process_first():
         recipe, tokenizer = (_old if going_on else _new)(asked, folder, main)
         batches = Batches.open(
-            recipe.data, tokenizer, batch_tokens=recipe.batch_tokens, seed=recipe.seed, cache=folder.path / "data"
+            recipe.data,
+            tokenizer,
+            batch_tokens=recipe.batch_tokens,
+            seed=recipe.seed,
+            cache=folder.path / "data",
+            apart=setup.answers_apart(recipe),
         )
     for sentence in batches.left_out if main else ():
         warnings.warn(sentence, LeftOut, stacklevel=3)
@@ -98,7 +103,7 @@ def _run(asked: Recipe, folder: RunFolder, accelerator: Accelerator, going_on: b
     folder.adapter = setup.adapt(model, recipe)
     masking = setup.make_masking(recipe, tokenizer, accelerator.device)
     answers, in_bfloat16 = any(part.unit == "dialogue" for part in recipe.data.sources), recipe.precision == "bfloat16"
-    setup.try_out(model, masking, answers, in_bfloat16)
+    batches.ended = setup.try_out(model, masking, answers, in_bfloat16)
     samples = _samples(tokenizer, setup.prompts(recipe), in_bfloat16) if main else None
     trainer = Trainer(recipe, model, masking, batches, tokenizer, folder, accelerator, samples)
     if going_on:

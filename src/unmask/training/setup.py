@@ -35,6 +35,7 @@ from unmask.masking.mixture import Mixture
 from unmask.model import Model, ModelConfig
 from unmask.noise import Noise
 from unmask.objectives import OBJECTIVES
+from unmask.objectives.objective import told
 from unmask.tokenizer import Tokenizer
 from unmask.training.config import BUDGET, AdapterChoice, Recipe, checked, nearest
 from unmask.training.lora import inject, narrow, put, require_peft
@@ -192,10 +193,7 @@ def make_tokenizer(recipe: Recipe) -> Tokenizer:
 
 def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Model:
     """The model the recipe starts from, or one with fresh weights; where an adapter goes on, its base."""
-    if recipe.model is not None:
-        start = place_of(recipe.model)
-        if recipe.adapter is not None and is_adapter(start):
-            start = base_of(read_adapter_config(start), start)
+    if (start := _start(recipe)) is not None:
         on_disk, dtype = open_model(start), dtype_of(recipe)
         if recipe.adapter is not None and recipe.precision == "bfloat16" and on_disk.dtype == torch.bfloat16:
             dtype = torch.bfloat16  # as it is stored, and as `adapt` keeps it: the wider whole is never there
@@ -208,6 +206,21 @@ def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Model:
     model = Model(ModelConfig(name, shape, dict(tokenizer.signs), special, recipe.objective.options or None))
     model.initialise(recipe.seed)
     return model.to(dtype_of(recipe))
+
+
+def answers_apart(recipe: Recipe) -> bool:
+    """Whether the model tells segments apart: then an answer is one of its own."""
+    start = _start(recipe)
+    n = int(recipe.backbone.get("n_segments", 0)) if start is None else open_model(start).shape.n_segments
+    return n > 1
+
+
+def _start(recipe: Recipe) -> Path | None:
+    """The folder of weights that training starts from; of an adapter that goes on, its base's."""
+    if recipe.model is None:
+        return None
+    start = place_of(recipe.model)
+    return base_of(read_adapter_config(start), start) if recipe.adapter is not None and is_adapter(start) else start
 
 
 def adapt(model: Model, recipe: Recipe) -> AdapterConfig | None:
@@ -268,8 +281,11 @@ def begins(tokenizer: Tokenizer) -> Tensor:
 
 
 @torch.no_grad()
-def try_out(model: Model, masking: Mixture, answers: bool, in_bfloat16: bool = False) -> None:
-    """See that the family can show what is hidden and, where `answers` are learned, write the sign that ends them.
+def try_out(model: Model, masking: Mixture, answers: bool, in_bfloat16: bool = False) -> bool:
+    """See that the family can show what is hidden and, where `answers` are learned, end them.
+
+    Returns:
+        Whether it writes a sign that ends an answer; else the end of the row does, where answers are segments.
 
     Raises:
         ValueError: when it cannot.
@@ -283,7 +299,7 @@ def try_out(model: Model, masking: Mixture, answers: bool, in_bfloat16: bool = F
     clean = Canvas.from_rows(rows, role=text, fixed=text != Role.TEXT).to(device)
     model.objective.corrupt(*masking.hide(clean, Noise(0, torch.arange(TRIED, device=device))))
     if not answers:
-        return
+        return True
     role = torch.tensor([Role.SCAFFOLD, *[Role.TEXT] * 13, Role.SCAFFOLD])
     clean = Canvas.from_rows([[*rows[0], signs["end"]]], role=role).to(model.device)
     mask, one = clean.index == 13, torch.ones(1, dtype=torch.float64, device=model.device)
@@ -291,11 +307,14 @@ def try_out(model: Model, masking: Mixture, answers: bool, in_bfloat16: bool = F
     canvas, targets = model.objective.corrupt(clean, Hidden(mask, one, one, one < 0, ~mask), noise)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=in_bfloat16):  # as in training
         loss = model.objective.loss(model.predict(canvas, targets), canvas, targets)
-    if not bool(loss.total.isfinite()):
+    ends = bool(loss.total.isfinite())
+    if not ends and (told(model.objective) is not None or not model.config.backbone.n_segments):
         raise ValueError(
             "an answer ends with a sign that this family does not write · its loss would be infinite · "
-            "give objective.ends=true where the family has that option, or take one that has"
+            "give objective.ends=true where the family has that option, or backbone.n_segments=2 where it finds "
+            "lengths itself: then the end of its row ends an answer"
         )
+    return ends
 
 
 def prompts(recipe: Recipe, n: int = 3) -> list[str]:
