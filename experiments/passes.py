@@ -12,15 +12,14 @@ Passes are counted at the backbone; with a cache most of them compute a block on
 are trained here, of one size on the same text.
 """
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from held_out import Passage, cut, passages
 from pilot import Pilots, arguments, digest, loaded, run, say, seeds_of
+from spent import spending
 from table import Row, Table, markdown, spread
 from writing import chances, described
 
@@ -68,21 +67,6 @@ def ways(policies: Sequence[str], adaptive: Sequence[str], budgets: Sequence[int
     return found + [Way(policy, None, block, cache) for policy in adaptive[:1] for cache in CACHES]
 
 
-@contextmanager
-def counted(lm: Any) -> Iterator[list[int]]:
-    """How often the backbone reads, in the one number of the list."""
-    passes = [0]
-
-    def read(*_: Any) -> None:
-        passes[0] += 1
-
-    handle = lm.model.backbone.register_forward_pre_hook(read)
-    try:
-        yield passes
-    finally:
-        handle.remove()
-
-
 def exact(lm: Any, pairs: Sequence[Passage], **how: Any) -> Row:
     """The cost of the true texts, nats a token."""
     from unmask.evaluation.report import ratio
@@ -96,20 +80,18 @@ def written(
     lm: Any, judge: Any, pairs: Sequence[Passage], temperature: float, seed: int, way: Way | None, new: int
 ) -> Row:
     """What a model writes behind the prompts, one by one, and what that takes; no `way`: from left to right."""
-    texts, spent = [], 0.0
-    with counted(lm) as passes:
+    texts = []
+    with spending(lm) as spent:
         for prompt, true in pairs:
             if way is None:
                 how: dict[str, Any] = {"max_words": len(true.split())}
             else:
                 how = way.options(length=new, ending="never")
-            begin = time.process_time()
             (fill,) = lm.generate(prompt, temperature=temperature, seed=seed, beam=1, **how)
-            spent += time.process_time() - begin
             texts.append((prompt, fill.holes[0].text))
     said = described(judge, texts)
-    speed = said["written"] * len(pairs) / max(spent, 1e-9)
-    return said | {"passes": passes[0] / len(pairs), "tokens a CPU-second": speed}
+    speed = said["written"] * len(pairs) / max(spent.seconds, 1e-9)
+    return said | {"passes": spent.passes / len(pairs), "tokens a CPU-second": speed}
 
 
 def mean(rows: Sequence[Row], *names: str) -> Row:

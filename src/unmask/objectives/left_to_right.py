@@ -162,11 +162,16 @@ class LeftToRight:
         ids[closing], hole[closing] = self.end, run[closes]
         edits = Edits.emit(site, counts, ids, role, kept=kept, hole=hole)
         canvas = clean.apply(edits)
-        answers = canvas.index > canvas.index[canvas.ids == self.separator][canvas.rows]
+        answers = canvas.index > self._behind(canvas)
         word = answers.nonzero().squeeze(1)
         weight = hidden.weight[canvas.rows[word]]
         count = (hidden.count + clean.sum_rows(closes.double())).sum()
         return canvas, Targets(word - 1, canvas.ids[word], weight, count)
+
+    def _behind(self, canvas: Canvas) -> Tensor:
+        """Where in its row the separator stands behind which the answers follow, of each element, `[N]`; the last."""
+        at = torch.where(canvas.ids == self.separator, canvas.index, -1)
+        return at.new_full((canvas.n_rows,), -1).scatter_reduce(0, canvas.rows, at, "amax")[canvas.rows]
 
     def view(self, canvas: Canvas, targets: Targets | None = None) -> View:
         """Causal; the elements before the answers' are read, or the last of each row."""
@@ -299,7 +304,7 @@ class LeftToRight:
             raise ValueError(f"no likelihood method {method!r} here · this model's chain is exact · use method='exact'")
         one = torch.ones(clean.n_rows, dtype=torch.float64, device=hidden.device)
         canvas, targets = self.corrupt(clean, Hidden(hidden, one, one, one > 0), noise)
-        answers = (canvas.index > canvas.index[canvas.ids == self.separator][canvas.rows]).nonzero().squeeze(1)
+        answers = (canvas.index > self._behind(canvas)).nonzero().squeeze(1)
         prediction = predict(canvas, targets)
         costs = prediction.costs(targets.word)
         if self.plain:
@@ -312,7 +317,7 @@ class LeftToRight:
     def restore(self, canvas: Canvas, targets: Targets) -> Canvas:
         """Each blank gives way to its answer; separator and answers go."""
         index, rows = canvas.index, canvas.rows
-        behind = index >= index[canvas.ids == self.separator][rows]
+        behind = index >= self._behind(canvas)
         sign = ~behind & (canvas.hole >= 0)
         answer = behind & (canvas.role == Role.TEXT)
         lead = sign.clone()  # of the signs of a hole the first

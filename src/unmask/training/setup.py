@@ -285,7 +285,8 @@ def try_out(model: Model, masking: Mixture, answers: bool, in_bfloat16: bool = F
     """See that the family can show what is hidden and, where `answers` are learned, end them.
 
     Returns:
-        Whether it writes a sign that ends an answer; else the end of the row does, where answers are segments.
+        Whether that is a sign that it writes; a family that finds lengths itself ends an answer as any text, where
+        answers are segments of their own.
 
     Raises:
         ValueError: when it cannot.
@@ -307,14 +308,14 @@ def try_out(model: Model, masking: Mixture, answers: bool, in_bfloat16: bool = F
     canvas, targets = model.objective.corrupt(clean, Hidden(mask, one, one, one < 0, ~mask), noise)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=in_bfloat16):  # as in training
         loss = model.objective.loss(model.predict(canvas, targets), canvas, targets)
-    ends = bool(loss.total.isfinite())
-    if not ends and (told(model.objective) is not None or not model.config.backbone.n_segments):
+    apart = model.config.backbone.n_segments > 1 and told(model.objective) is None
+    if not apart and not bool(loss.total.isfinite()):
         raise ValueError(
             "an answer ends with a sign that this family does not write · its loss would be infinite · "
             "give objective.ends=true where the family has that option, or backbone.n_segments=2 where it finds "
             "lengths itself: then the end of its row ends an answer"
         )
-    return ends
+    return not apart
 
 
 def prompts(recipe: Recipe, n: int = 3) -> list[str]:
