@@ -2,19 +2,21 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
 import unmask
-from families import SIGNS, tiny_model
+from families import SIGNS, noise_for, tiny_model
 from toys import tokenizer as toy_tokenizer
 from toys import toy
-from unmask.canvas import Canvas, Role
+from unmask.canvas import Canvas, Role, concat
 from unmask.data.batches import Batches
 from unmask.data.sources import DataConfig, Source
 from unmask.decoding.masks import Masks
 from unmask.holes import Blank
+from unmask.masking.mixture import Mixture
 from unmask.training.run import train
 
 FAMILIES = ("blank_lm", "masked_diffusion", "left_to_right", "insertion", "fractional")
@@ -166,3 +168,41 @@ def test_a_source_is_translated(family, pairs, tmp_path):
 def test_families_that_are_told_lengths_write_the_end_of_an_answer(pairs, tmp_path):
     with pytest.raises(ValueError, match="n_segments=2 where it finds lengths itself"):
         learned("masked_diffusion", pairs, tmp_path / "run")
+
+
+def test_either_side_is_given_or_none():
+    """One model for both directions and the pair: each row keeps the side that its part of the mixture says."""
+    pair = two_parts([1, 2, 3], [4, 5])
+    text = Canvas.from_rows([[START, 1, 2, END]], role=torch.tensor([2, 0, 0, 2]), fixed=torch.tensor([1, 0, 0, 1]) > 0)
+    free = replace(pair, fixed=pair.role == Role.SCAFFOLD)
+    clean = concat([free] * 40 + [text] * 20)
+    parts = [{"law": "all", "share": 0.25, "given": side} for side in ("source", "target")] + [{"law": "all"}]
+    mixture = Mixture(parts, torch.ones(20, dtype=torch.int64))
+    shown, hidden, _ = mixture.hide(clean, noise_for(clean))
+    seen = set()
+    for row in range(40):
+        mine = shown.rows == row
+        kept = shown.segment[mine & ~hidden.mask & (shown.role == Role.TEXT)].unique().tolist()
+        assert not bool((hidden.mask & shown.fixed)[mine].any())
+        assert bool((shown.fixed | hidden.mask)[mine].all())
+        seen.add(tuple(kept))
+    assert seen == {(0,), (1,), ()}
+    assert bool(hidden.mask[(shown.rows >= 40) & (shown.role == Role.TEXT)].all())  # a text is no pair
+    with pytest.raises(ValueError, match="source or the target"):
+        Mixture([{"law": "all", "given": "both"}], torch.ones(20, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("family", ["insertion", "fractional", "blank_lm", "masked_diffusion", "left_to_right"])
+def test_what_was_hidden_of_a_pair_is_written_back(family):
+    model = tiny_model(family, n_segments=2)
+    pair = two_parts([1, 2, 3], [4, 5, 6])
+    clean = concat([pair, replace(pair, fixed=pair.role == Role.SCAFFOLD), two_parts([1], [2, 3])])
+    law = {"law": "all"} if family == "left_to_right" else {"law": "exact_count"}
+    for seed in range(10):
+        hidden = Mixture([law], torch.ones(20, dtype=torch.int64))(clean, noise_for(clean, seed))
+        canvas, targets = model.objective.corrupt(clean, hidden, noise_for(clean, seed))
+        back = model.objective.restore(canvas, targets)
+        assert back.ids.tolist() == clean.ids.tolist()
+        assert back.segment.tolist() == clean.segment.tolist()
+        prediction = model.predict(canvas, targets)
+        assert bool(model.objective.loss(prediction, canvas, targets).total.isfinite())

@@ -17,6 +17,7 @@ from unmask.masking.levels import Levels
 from unmask.noise import Noise
 
 PER = ("token", "sequence", "batch")
+GIVEN = {"source": 0, "target": 1}  # segments of a pair
 OWN = {"clean", "noise", "levels", "begins"}  # arguments of a law that no recipe names
 
 
@@ -29,6 +30,7 @@ class Part:
     share: float  # of the rows
     complement: bool  # each row comes twice, the second time with the rest of it hidden
     per: str  # token, sequence or batch: see `Mixture`
+    given: int = -1  # the segment of a pair that stays; -1: none
 
     @property
     def weighed(self) -> bool:
@@ -58,6 +60,8 @@ class Mixture:
     `parts` are mappings with `law` (a name in `LAWS`), `share`, `unit` (`token` or `word`) and the law's own settings;
     for laws that draw a level those of `Levels`. `per` says how losses are averaged: `token`, over all tokens that may
     be hidden; `sequence`, over rows, of their mean (LLaDA, algorithm 2); `batch`, over rows, of their sum.
+    With `given`, `source` or `target`, all of that side of a pair stays: beside parts without it, one model learns to
+    write either side for the other and both (KERMIT, Chan et al. 2019). What is given anyway stays in any case.
     With `complement` a row is read twice, the second time with what the first time showed. For a model that writes
     block by block each block of `block` elements is hidden for itself.
 
@@ -92,6 +96,7 @@ class Mixture:
         the law ever hides, the second copy is the first again.
         """
         hidden, part = self._hidden(clean, noise)
+        clean = _with_given(clean, self._told("given", part))
         twice = self._told("complement", part)
         if not bool(twice.any()):
             return clean, self._averaged(hidden, part), noise
@@ -141,15 +146,23 @@ class Mixture:
         return Hidden(mask, own["weight"], own["count"], own["bound"], starts, level, within), pick
 
     def _said(self, part: Part, clean: Canvas, noise: Noise) -> Hidden:
+        clean = _with_given(clean, torch.full((clean.n_rows,), part.given, device=clean.ids.device))
         if self.block is None:
             return part.law(clean, noise, **part.settings)
         return in_blocks(part.law, clean, noise, self.block, **part.settings)
 
 
-def _part(given: dict[str, Any], begins: Tensor) -> Part:
-    settings = dict(given)
+def _with_given(clean: Canvas, segment: Tensor) -> Canvas:
+    """The same, with what lies in `segment [B]` of pairs fixed; -1: nothing more."""
+    pair = clean.sum_rows((clean.segment > 0).long()) > 0
+    return replace(clean, fixed=clean.fixed | (pair[clean.rows] & (clean.segment == segment[clean.rows])))
+
+
+def _part(said: dict[str, Any], begins: Tensor) -> Part:
+    settings = dict(said)
     name, unit, share = settings.pop("law"), settings.pop("unit", "token"), float(settings.pop("share", 1.0))
     complement, per = bool(settings.pop("complement", False)), settings.pop("per", "token")
+    given = settings.pop("given", None)
     if name not in LAWS:
         raise ValueError(f"no masking law {name!r} · laws: {', '.join(LAWS)} · name one of them")
     law = LAWS[name]
@@ -158,6 +171,8 @@ def _part(given: dict[str, Any], begins: Tensor) -> Part:
         raise ValueError(f"masking unit {unit!r} is not known to {name!r} · units: token, word · name one of them")
     if per not in PER:
         raise ValueError(f"a loss per {per!r} is not known · it is per {', '.join(PER)} · name one of them")
+    if given is not None and given not in GIVEN:
+        raise ValueError(f"given is {given!r} · of a pair the source or the target may be given · say one of them")
     if complement and "levels" not in takes:
         raise ValueError(f"law {name!r} has no complement · it draws no level · take bernoulli or exact_count")
     levels = {field.name for field in fields(Levels)} if "levels" in takes else set()
@@ -168,8 +183,8 @@ def _part(given: dict[str, Any], begins: Tensor) -> Part:
             " · mend the recipe"
         )
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-    if said := {key: settings.pop(key) for key in levels & settings.keys()}:
-        settings["levels"] = Levels(**said)
+    if drawn := {key: settings.pop(key) for key in levels & settings.keys()}:
+        settings["levels"] = Levels(**drawn)
     if unit == "word":
         settings["begins"] = begins
-    return Part(law, settings, share, complement, per)
+    return Part(law, settings, share, complement, per, GIVEN.get(given, -1))
