@@ -20,7 +20,9 @@ import orders
 import passes
 import pilot
 import reversal
+import stars
 import table
+import translation
 import unmask.training.run
 import writing
 from toys import tokenizer, toy
@@ -298,6 +300,65 @@ def test_f1_by_hand():
     assert lengths.f1("the dog", "the cat sat") == pytest.approx(2 / 5)
     assert lengths.f1("the the", "the cat") == pytest.approx(1 / 2)
     assert lengths.f1("", "the cat") == 0
+
+
+@pytest.fixture(scope="module")
+def translations(tmp_path_factory) -> Path:
+    draw, path = random.Random(1), tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    said = ([draw.choice(WORDS) for _ in range(draw.randint(1, 6))] for _ in range(200))
+    path.write_text("".join(json.dumps({"prompt": " ".join(s), "response": " ".join(s[::-1])}) + "\n" for s in said))
+    return path
+
+
+def test_translation(translations, out, capsys, monkeypatch):
+    asked = ["--pairs", str(translations), "--asked", str(translations), "--out", str(out / "translation"), *TINY]
+    asked += ["-n", "3", "--max-words", "4", "--distilled", "--penalties", "0", "1"]
+    translation.main(asked)
+    first = capsys.readouterr().out
+    rows = shown(first)
+    assert [row["model"] for row in rows[:2]] == ["left to right"] * 2
+    for name, n in (("insertion, left to right", 2), ("insertion, tree", 8), ("insertion, uniform", 8)):
+        assert sum(row["model"] == name for row in rows) == n
+    assert Counter(row["learned from"] for row in rows) == {"the pairs": 16, "the teacher's": 12}
+    for row in rows:
+        assert all(number(row[name]) >= 0 for name in ("BLEU", "±", "chrF", "words"))
+        assert min(number(row[name]) for name in ("passes", "read")) > 0
+        assert (row["penalty"] == "–") == (row["model"] == "left to right")
+    nothing_is_trained(monkeypatch)
+    translation.main(asked)
+    assert capsys.readouterr().out == first
+
+
+def test_quality_by_hand():
+    true = ["the old man sat on the mat", "a dog ran"]
+    assert translation.quality(true, true)["BLEU"] == pytest.approx(100)
+    found = translation.quality(["the old man sat on a mat", "a dog"], true)
+    assert 0 < found["BLEU"] < 100 and found["words"] == pytest.approx(9 / 10)
+
+
+def test_stars(out, capsys):
+    stars.main(["--out", str(out / "stars"), *TINY, "--row-tokens", "150", "--learned", "60", "-n", "2"])
+    rows = shown(capsys.readouterr().out)
+    assert [(row["graphs"], row["model"]) for row in rows] == [(k, m) for k in stars.LONG for m in stars.MODELS]
+    assert all(0 <= number(row["right"]) <= 100 for row in rows)
+
+
+@pytest.mark.parametrize("kind", ["easy", "medium"])
+def test_the_way_through_a_star_follows_its_edges(kind):
+    draw = random.Random(0)
+    sizes = set()
+    for _ in range(50):
+        pair = stars.star(kind, 20, draw)
+        told, asked = pair["prompt"].split(" ; ")
+        edges = {frozenset(edge.split()) for edge in told.split(" , ")}
+        way = pair["response"].split()
+        assert asked == f"{way[0]} to {way[-1]}" and len(set(way)) == len(way)
+        assert all(frozenset(step) in edges for step in zip(way, way[1:], strict=False))
+        degree = Counter(node for edge in edges for node in edge)
+        assert sorted(degree.values())[-2:] == [2, 3] and degree[way[-1]] == 1
+        assert degree[way[0]] == (3 if kind == "easy" else 1)
+        sizes.add(len(way))
+    assert sizes == {6} if kind == "easy" else min(sizes) >= 7 and max(sizes) <= 13
 
 
 def test_a_table_is_measured_once(tmp_path, capsys):
