@@ -35,7 +35,8 @@ def test_a_text_in_the_place_of_all_data_keeps_how_it_is_read(base, texts):
     assert recipe["data"]["max_tokens"] == 128
     assert recipe["data"]["lengths"] == {"full": 0.99, "cropped": 0.01}
     assert recipe["data"]["sources"][0]["hold_out"]["last"] == 0.05
-    assert recipe["masking"] == [{"law": "bernoulli", "epsilon": 0.001, "draw": "stratified"}]
+    law = {"law": "bernoulli", "epsilon": 0.001, "draw": "stratified", "bell": [3, 3], "importance": False}
+    assert recipe["masking"] == [law]
     other = resolve("default", [f"data={texts / 'a.txt'}"])  # a recipe that names its texts gives way as a whole
     assert other.data == DataConfig(sources=[Source.of(str(texts / "a.txt"))])
 
