@@ -46,6 +46,8 @@ class Way:
 WAYS = {
     "cached, all slots a round": Way("fractional", "parallel"),
     "cached, word by word": Way("fractional", "serial"),
+    "queries, all slots a round": Way("fractional", "parallel", options={"queries": True}),
+    "queries, word by word": Way("fractional", "serial", True, {"queries": True}),
     "read anew, all slots a round": Way("insertion", "parallel", options={"place": "none"}),
     "read anew, word by word": Way("insertion", "serial", True, {"place": "none"}),
     "left to right, cached": Way("left_to_right", "leftmost"),

@@ -4,9 +4,9 @@
 
 The pairs are `{"prompt": source, "response": target}` a line. Models of one size and backbone learn the target as a
 segment of its own: from left to right, by insertion from left to right, in balanced trees or in any order (Stern et al.
-2019), and by fractional positions. With --distilled the last three also learn what the left-to-right model writes for
-the same sources. Each then writes in its ways, one sentence at a time: word by word, or all slots a round, with nats
-taken off the ends of slots (--penalties). BLEU and chrF by sacrebleu, +/- half of its 95 % interval (bootstrap);
+2019), and by fractional positions. With --distilled all but the first two also learn what the left-to-right one writes
+for the same sources. Each then writes in its ways, one sentence at a time: word by word, or all slots a round, with
+nats taken off the ends of slots (--penalties). BLEU and chrF by sacrebleu, +/- half of its 95 % interval (bootstrap);
 passes, elements read and processor time a sentence; at best: what a balanced tree would take, floor(log2 n) + 2 rounds
 for n tokens, one of them to end.
 """
@@ -30,6 +30,7 @@ MODELS: dict[str, list[str]] = {
     "insertion, tree": ["objective=insertion", FROM_NOTHING],
     "insertion, uniform": ['objective={"name": "insertion", "order": "uniform"}', FROM_NOTHING],
     "fractional, tree": ["objective=fractional", "masking=all"],
+    "fractional, with queries": ['objective={"name": "fractional", "queries": true}', "masking=all"],
 }
 STUDENTS = tuple(MODELS)[2:]
 OWN, TEACHER = "the pairs", "the teacher's"
@@ -58,6 +59,7 @@ WAYS = {
     "insertion, tree": (SERIAL, ROUNDS),
     "insertion, uniform": (SERIAL, ROUNDS),
     "fractional, tree": (SERIAL, ROUNDS),
+    "fractional, with queries": (SERIAL, ROUNDS),
 }
 
 

@@ -11,10 +11,10 @@ import torch
 import unmask
 from families import N_WORDS, clean_canvas, noise_for, tiny_model
 from test_insertion import hidden_of, trees
-from toys import toy
+from toys import toy, with_options
 from unmask.backbone.cache import Cache
 from unmask.backbone.positions import DEEPEST, Fractions
-from unmask.canvas import Canvas, Role
+from unmask.canvas import Canvas, Edits, Role
 from unmask.decoding.infill import infill
 from unmask.decoding.opening import open_all
 from unmask.decoding.search import search_of
@@ -27,6 +27,7 @@ from unmask.objectives.insertion import Insertion
 from unmask.objectives.slots import Prediction
 from unmask.objectives.spans import Spans
 from unmask.training.run import train
+from unmask.view import visible
 
 END = N_WORDS + 5
 KINDS = pytest.mark.parametrize("kind", ["affine", "average"])
@@ -123,6 +124,66 @@ def test_one_pass_says_what_rounds_say_and_a_cache_computes_each_once(kind: str)
         assert seen == whole.shape[0]
         alike = 2  # the ends of two rows that begin from nothing
         assert cached.n_computed == canvas.n_elements - alike  # each went through the layers once
+
+
+@KINDS
+def test_queries_of_one_pass_say_what_they_say_step_by_step(kind: str) -> None:
+    """Every slot, in every round, is asked by one that has seen all that was there, cached or not."""
+    model, cached = growing(kind, queries=True), Cache()
+    with torch.no_grad():
+        canvas, targets = grown(model, [[1, 2, 3, 4, 5, 6, 7], [8, 9], [1, 2, 2, 1]], 3, 4)
+        whole = model.predict(canvas, targets).words()
+        born = canvas.birth > 0
+        number = born.long().cumsum(0) - 1
+        ends = torch.zeros(canvas.n_elements, dtype=torch.int64)
+        behind = model.objective._ends(canvas)
+        ends[behind] = int(born.sum()) + torch.arange(int(behind.sum()))
+        closed = torch.zeros_like(behind)  # behind these elements nothing is open any more
+        seen = 0
+        for turn in range(1, int(canvas.birth.max()) + 2):
+            shown, spans = of_round(model, canvas, turn)
+            slots = spans.opens.nonzero().squeeze(1)
+            signs = (shown.role == Role.SIGN).nonzero().squeeze(1)
+            over = signs[closed[slots]]
+            shown = shown.apply(Edits.put(over, shown.ids[over], Role.SCAFFOLD))  # a slot that ended is one no more
+            fresh, again = model.predict(shown).words(), model.predict(shown, cache=cached).words()
+            torch.testing.assert_close(again, fresh, rtol=0, atol=1e-12)
+            still = ~closed[slots]
+            place = still.long().cumsum(0) - 1  # of a slot among those that are open
+            now = canvas.birth == turn
+            which = place[Spans.of(canvas, canvas.birth >= turn).slot[now[canvas.birth >= turn]]]
+            torch.testing.assert_close(fresh[which], whole[number[now]], rtol=0, atol=1e-12)
+            closes = (spans.size == 0) & still
+            torch.testing.assert_close(fresh[place[closes]], whole[ends[slots[closes]]], rtol=0, atol=1e-12)
+            closed[slots[closes]] = True
+            seen += int(which.numel()) + int(closes.sum())
+        assert seen == whole.shape[0]
+
+
+def test_a_query_sees_what_was_written_elsewhere_and_nobody_sees_a_query() -> None:
+    for queries, hears in ((True, True), (False, False)):
+        model = growing(queries=queries)
+        clean = clean_canvas([[1, 2, 3, 4, 5]])
+        said = []
+        for word in (4, 7):  # written last, far from the first slot
+            ids = clean.ids.clone()
+            ids[4] = word
+            birth = torch.tensor([0, 0, 0, 1, 2, 0, 0])
+            canvas = replace(clean, ids=ids, birth=birth)
+            shown = canvas.apply(
+                Edits.emit(
+                    torch.tensor([1]), torch.tensor([2]), torch.tensor([0, N_WORDS + 1]),
+                    torch.tensor([Role.TEXT, Role.SIGN]), kept=torch.tensor([True, False]),
+                )
+            )  # fmt: skip
+            with torch.no_grad():
+                said.append(model.predict(shown).words().exp())
+            view = model.objective.view(shown)
+            sees = visible(view)
+            if queries:
+                query = view.transient
+                assert int(query.sum()) == 1 and bool(sees[query].all()) and not bool(sees[~query][:, query].any())
+        assert (float((said[0] - said[1]).abs().max()) > 1e-6) == hears
 
 
 def test_it_is_another_model_than_reading_all_anew() -> None:
@@ -246,9 +307,10 @@ def shy(end: float = 3.0) -> LanguageModel:
     return lm
 
 
+@pytest.mark.parametrize("queries", [False, True])
 @pytest.mark.parametrize("way", [{"policy": "parallel"}, {"policy": "serial"}, {}, {"temperature": 1.0, "n": 2}])
-def test_a_batch_equals_each_alone(way: dict[str, object]) -> None:
-    lm = shy()
+def test_a_batch_equals_each_alone(way: dict[str, object], queries: bool) -> None:
+    lm = with_options(shy(), queries=queries)
     together = lm.fill(TEXTS, max_words=3, seed=1, **way)
     for text, fills in zip(TEXTS, together, strict=True):
         alone = lm.fill(text, max_words=3, seed=1, **way)

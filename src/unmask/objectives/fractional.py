@@ -13,7 +13,7 @@ from unmask.canvas import Canvas, Role
 from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
 from unmask.objectives.insertion import Insertion, Targets
-from unmask.objectives.objective import Likelihood, Predict, Sites, Vocabulary
+from unmask.objectives.objective import Likelihood, Predict, Sites, Vocabulary, open_signs
 from unmask.objectives.slots import Seen
 from unmask.objectives.spans import Spans, central, drawn
 from unmask.objectives.trees import bound_of
@@ -45,16 +45,54 @@ class Births:
         right = birth.numel() - 1 - _nearest_elder(birth.flip(0)).flip(0)
         return cls(keep, row, birth, left, right)
 
+
+@dataclass(frozen=True)
+class Slots:
+    """Places between two of the elements that the model sees, `S` of them."""
+
+    row: Tensor  # [S] int64
+    left: Tensor  # [S] int64, which of the seen elements
+    right: Tensor  # [S] int64
+    asked: Tensor  # [S] int64, after which round each is asked what is missing in it
+
+
+@dataclass(frozen=True)
+class Laid:
+    """What is read, in the order of births: `K` elements, and a query for each slot, if there are queries."""
+
+    row: Tensor  # [K + S] int64, elements first
+    stage: Tensor  # [K + S] int64, what is of the same or a lower one is seen
+    left: Tensor  # [K + S] int64, between which elements each was born
+    right: Tensor  # [K + S] int64
+    n_rows: int
+
+    @classmethod
+    def of(cls, births: Births, slots: Slots | None, n_rows: int) -> Laid:
+        """The elements alone, or, at even stages, with queries of `slots` between them."""
+        if slots is None:
+            return cls(births.row, births.birth, births.left, births.right, n_rows)
+        stage = torch.cat([2 * births.birth, 2 * slots.asked + 1])
+        row, left, right = (
+            torch.cat([getattr(births, name), getattr(slots, name)]) for name in ("row", "left", "right")
+        )
+        return cls(row, stage, left, right, n_rows)
+
     @cached_property
     def order(self) -> Tensor:
-        """Row by row, the oldest first, `[K]`."""
-        n = int(self.birth.max()) + 1 if self.birth.numel() else 1
-        return (self.row * n + self.birth).argsort(stable=True)
+        """Row by row, the oldest first, `[K + S]`."""
+        n = int(self.stage.max()) + 1 if self.stage.numel() else 1
+        return (self.row * n + self.stage).argsort(stable=True)
 
     @cached_property
     def rank(self) -> Tensor:
-        """Where each comes in that order, `[K]`."""
+        """Where each comes in that order, `[K + S]`."""
         return self.order.argsort()
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """Where the rows lie in it, `[B + 1]`."""
+        ends = torch.bincount(self.row, minlength=self.n_rows).cumsum(0)
+        return torch.cat([ends.new_zeros(1), ends])
 
 
 class Fractional(Insertion):
@@ -72,8 +110,11 @@ class Fractional(Insertion):
         Slots that are left for later are blind to what was written meanwhile elsewhere.
     Relation to the others: another model than `insertion`: what is old never hears of what is new.
     Options: `order`, `tree` or `uniform`, and `tau`, as in `insertion`: which words a slot is taught. `roll_in`: the
-        same of the tree that is drawn, `inf` for any. It needs backbone.positions `affine`, or `average`, which trees
-        of more than 20 rounds are too deep for.
+        same of the tree that is drawn, `inf` for any. `queries`: what a slot says is read from an element of its own,
+        which stands where its word would be born, sees all that is there when it is asked, and is seen by the other
+        queries of that moment alone; so no slot is blind, whenever it is written, for a pass over all open slots in
+        every step. It needs backbone.positions `affine`, or `average`, which trees of more than 20 rounds are too deep
+        for.
     """
 
     name = "fractional"
@@ -88,6 +129,7 @@ class Fractional(Insertion):
         order: str = "tree",
         tau: float = 1.0,
         roll_in: float = 1.0,
+        queries: bool = False,
     ) -> None:
         """Make the family's head for a backbone of `width` whose output matrix is `embedding`.
 
@@ -102,8 +144,10 @@ class Fractional(Insertion):
         if roll_in <= 0:
             raise ValueError(f"roll_in is {roll_in} · it is above 0, inf for any order · mend the recipe")
         super().__init__(vocabulary, width, embedding, order, tau, place="none")
-        self.roll_in = roll_in
-        self._last: tuple[Canvas, Births] | None = None
+        self.roll_in, self.queries = roll_in, queries
+        if queries:
+            self.settles = False
+        self._last: tuple[Canvas, Births, Laid] | None = None
 
     def corrupt(self, clean: Canvas, hidden: Hidden, noise: Noise) -> tuple[Canvas, Grown]:
         """The same text with births, from a tree that is drawn, and what each of its slots lacked."""
@@ -145,13 +189,8 @@ class Fractional(Insertion):
 
     def view(self, canvas: Canvas, targets: Targets | None = None, *, sites: Sites | None = None) -> View:
         """The elements in the order of their births, each seeing what is as old or older."""
-        births = self._births(canvas)
-        age, order, rank = births.birth, births.order, births.rank
-        before = torch.cat([rank.new_zeros(1), births.keep.long().cumsum(0)])
-        offsets = before[canvas.offsets]
-        first = offsets[:-1][births.row]
+        births, laid = self._read(canvas)
         given = births.birth == 0
-        sides = (torch.where(given, -1, rank[side] - first) for side in (births.left, births.right))
         segment = canvas.segment[births.keep]
         part = births.row * (int(segment.max()) + 1 if segment.numel() else 1) + segment
         begins = torch.ones_like(given)  # a segment of a row does
@@ -161,38 +200,65 @@ class Fractional(Insertion):
         part = begins.long().cumsum(0) - 1
         most = torch.zeros_like(number).scatter_reduce(0, part, number, "amax")
         place = torch.where(given, number / most[part].clamp(min=1), 0.0)
+        ids = canvas.ids[births.keep]
+        if n := laid.row.numel() - ids.numel():  # queries
+            ids, place = torch.cat([ids, ids.new_full((n,), self.blank)]), torch.cat([place, place.new_zeros(n)])
+            given, segment = torch.cat([given, given.new_zeros(n)]), torch.cat([segment, segment[laid.left[-n:]]])
+        order, rank, first = laid.order, laid.rank, laid.offsets[:-1][laid.row]
+        sides = (torch.where(given, -1, rank[side] - first) for side in (laid.left, laid.right))
         return View(
-            canvas.ids[births.keep][order],
-            offsets,
+            ids[order],
+            laid.offsets,
             place[order],
             rank[self._seen(canvas, sites).read],
-            stage=age[order],
+            stage=laid.stage[order],
+            transient=(torch.arange(order.numel(), device=order.device) >= births.birth.numel())[order] if n else None,
             segment=segment[order],
             born=torch.stack(list(sides), 1)[order],
         )
 
-    def _births(self, canvas: Canvas) -> Births:
-        """Of what the model sees; those of the last canvas are kept, for a step asks several times."""
+    def _read(self, canvas: Canvas) -> tuple[Births, Laid]:
+        """What the model reads of a canvas; that of the last one is kept, for a step asks several times."""
         if self._last is None or self._last[0] is not canvas:
-            self._last = canvas, Births.of(canvas, canvas.ids != self.blank)
-        return self._last[1]
+            births = Births.of(canvas, canvas.ids != self.blank)
+            laid = Laid.of(births, self._slots(canvas, births) if self.queries else None, canvas.n_rows)
+            self._last = canvas, births, laid
+        return self._last[1:]
 
     def beside(self, canvas: Canvas, sites: Sites) -> tuple[Tensor, Tensor]:
         """The two elements of the view that each slot lies between."""
-        births = self._births(canvas)
-        rank, seen = births.rank, self._seen(canvas, sites)
+        rank, seen = self._read(canvas)[1].rank, self._seen(canvas, sites)
         return rank[seen.read[seen.left]], rank[seen.read[seen.right]]
 
+    def _slots(self, canvas: Canvas, births: Births) -> Slots:
+        """The open slots of a canvas, or, where none is, all that it ever had: born into, then ended."""
+        if bool((canvas.role == Role.SIGN).any()):
+            sites = open_signs(canvas)
+            left = births.keep.long().cumsum(0)[sites.element] - 1
+            last = torch.zeros_like(canvas.request).scatter_reduce(0, births.row, births.birth, "amax")
+            return Slots(sites.row, left, left + 1, last[sites.row])
+        birth = births.birth
+        born, ends = ((some).nonzero().squeeze(1) for some in (birth > 0, self._ends(canvas)))
+        left, right = torch.cat([births.left[born], ends]), torch.cat([births.right[born], ends + 1])
+        asked = torch.cat([birth[born] - 1, torch.maximum(birth[ends], birth[ends + 1])])
+        return Slots(canvas.rows[torch.cat([born, ends])], left, right, asked)
+
     def _seen(self, canvas: Canvas, sites: Sites | None = None) -> Seen:
-        """Where the open slots of a canvas lie, or, where none is, all that it ever had: born into, then ended."""
+        """Where what is said of slots is read: beside them, or at their queries."""
+        births, laid = self._read(canvas)
+        n, keep = births.birth.numel(), births.keep
+        firsts = keep.long().cumsum(0)[canvas.offsets[:-1]] - 1
+        if self.queries:
+            number = torch.arange(laid.row.numel() - n, device=firsts.device)
+            if sites is not None:
+                number = torch.searchsorted(open_signs(canvas).element, sites.element)
+            at = torch.arange(number.numel(), device=number.device)
+            first = number.numel() + torch.arange(canvas.n_rows, device=number.device)
+            return Seen(keep, torch.cat([n + number, firsts]), laid.row[n:][number], at, at, first)
         if bool((canvas.role == Role.SIGN).any()):
             return super()._seen(canvas, sites)
-        births = Births.of(canvas, torch.ones_like(canvas.fixed))
-        born, ends = ((some).nonzero().squeeze(1) for some in (births.birth > 0, self._ends(canvas)))
-        left, right = torch.cat([births.left[born], ends]), torch.cat([births.right[born], ends + 1])
-        row = canvas.rows[torch.cat([born, ends])]
-        return Seen(births.keep, torch.arange(births.row.numel(), device=row.device), row, left, right,
-                    canvas.offsets[:-1])  # fmt: skip
+        slots = self._slots(canvas, births)
+        return Seen(keep, torch.arange(n, device=firsts.device), slots.row, slots.left, slots.right, firsts)
 
     def likelihood(
         self,
