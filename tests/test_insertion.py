@@ -391,7 +391,13 @@ def test_a_place_counts_from_the_beginning_of_its_span() -> None:
 # Decoding
 
 PARALLEL = [{"policy": "parallel"}, {"policy": "threshold:0.2"}, {"policy": "serial"}]
-WAYS = [*PARALLEL, {}, {"policy": "location", "beam": 4}, {"temperature": 1.0, "n": 2}]
+WAYS = [
+    *PARALLEL,
+    {},
+    {"policy": "parallel", "beam": 3},
+    {"policy": "location", "beam": 4},
+    {"temperature": 1.0, "n": 2},
+]
 ways = pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(map(str, way.values())) or "default")
 TEXTS = ["the ___ sat on ___.", "a ___{2} saw [MASK] dog", "___{0,2} the ___{1,3}", "no hole"]
 

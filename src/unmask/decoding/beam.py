@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unmask.canvas import Canvas, concat
+from unmask.canvas import Canvas, Role, concat
 from unmask.noise import scattered
 from unmask.objectives import Proposal, Sites
 from unmask.objectives.words import segment_logsumexp
@@ -37,6 +37,11 @@ class Hypotheses:
     def n_rows(self) -> int:
         """How many."""
         return self.canvas.n_rows
+
+    @property
+    def n_signs(self) -> Tensor:
+        """How many places of each row are still open, `[B]`."""
+        return self.canvas.sum_rows((self.canvas.role == Role.SIGN).long())
 
     @property
     def compete(self) -> bool:

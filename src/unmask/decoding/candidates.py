@@ -10,10 +10,11 @@ import torch
 
 from unmask.backbone.cache import Cache, names_of
 from unmask.canvas import Canvas, Edits, Role, concat
-from unmask.decoding.infill import CHUNK, chunks
+from unmask.decoding.infill import CHUNK
 from unmask.masking.hidden import Hidden
 from unmask.model import Model
 from unmask.noise import Noise
+from unmask.objectives.orders import chunks
 
 
 def write_whole(model: Model, canvas: Canvas, told: Sequence[dict[int, list[int]]]) -> Canvas:

@@ -28,6 +28,11 @@ class Manner(Protocol):
         ...
 
     @property
+    def wide(self) -> bool:
+        """Whether a beam follows the best ways to do so."""
+        ...
+
+    @property
     def level(self) -> float | None:
         """Its own number; None: it has none."""
         ...
@@ -39,6 +44,7 @@ class Named:
 
     deterministic: bool = True
     several: bool = False
+    wide: bool = False
     level: float | None = None
 
 
@@ -51,7 +57,7 @@ POLICIES: dict[str, Named] = {
     "leftmost": Named(),
     "rightmost": Named(),
     "random": Named(deterministic=False),
-    "parallel": Named(several=True),
+    "parallel": Named(several=True, wide=True),
     "serial": Named(several=True),
     "threshold": Named(several=True, level=0.9),
     "factor": Named(several=True, level=1.0),
@@ -124,20 +130,21 @@ def check(
     rule = policies[kind]
     masks = masks or Masks()
     drawn = draws(rule, temperature, masks)
-    if n > 1 and rule.several and not drawn:
+    if n > 1 and rule.several and not drawn and (not rule.wide or (beam or 1) < n):
         raise ValueError(
-            f"n is {n} · the policy {policy!r} writes one text, whatever it could say instead"
-            " · ask for one, give a temperature above 0, or take another policy"
+            f"n is {n} · the policy {policy!r} writes one text, whatever it could say instead · ask for one, give a "
+            + (f"beam of {n} or more, or a temperature above 0" if rule.wide else "temperature above 0")
+            + ", or take another policy"
         )
-    if beam is not None and beam > 1 and (drawn or rule.several):
+    if beam is not None and beam > 1 and (drawn or (rule.several and not rule.wide)):
         raise ValueError(
             f"a beam of {beam} · it follows one edit at a time and draws nothing"
             " · leave out beam, or temperature and a policy that takes several places at once"
         )
-    if end_penalty and not (drawn or rule.several):
+    if end_penalty and not (drawn or (rule.several and (beam or 1) == 1)):
         raise ValueError(
-            f"end_penalty with the policy {policy!r} · a search ranks whole texts by what the model says of them, and"
-            " would undo it · take parallel, threshold or serial, or draw"
+            f"end_penalty with the policy {policy!r} and a beam · a search ranks whole texts by what the model says of"
+            " them, and would undo it · take parallel, threshold or serial with one row, or draw"
         )
     if masks.remask is not None and steps is None:
         raise ValueError("remask without steps · how much is taken back depends on how many there are · say steps=64")

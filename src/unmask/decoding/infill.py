@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unmask.canvas import Canvas, Role
 from unmask.decoding import beam
 from unmask.decoding.beam import Hypotheses
 from unmask.decoding.blocks import Blocks, check
+from unmask.decoding.combined import ways
 from unmask.decoding.constraints import allowed, hit_limit, together
 from unmask.decoding.expansion import Expansion
 from unmask.decoding.policies import Progress, places
@@ -24,6 +24,7 @@ from unmask.decoding.search import Search
 from unmask.model import Model
 from unmask.noise import Noise
 from unmask.objectives import Proposal, Shape, Sites
+from unmask.objectives.orders import chunks
 from unmask.results import Status
 
 CHUNK = 16_384  # elements a forward pass
@@ -97,7 +98,7 @@ class _Loop:
 
     def _outlook(self, rows: Hypotheses) -> Tensor:
         """What each row is expected to come to, `[B]`."""
-        return rows.score - self.price[rows.canvas.request] * n_signs(rows.canvas)
+        return rows.score - self.price[rows.canvas.request] * rows.n_signs
 
     @property
     def _width(self) -> int:
@@ -161,10 +162,14 @@ class _Loop:
         progress = Progress(rows.n_rows, self._quota(rows, sites, blocks, back), search.rule.level or 0.0)
         chosen = search.rule.choose(proposal, progress, noise)
         total, alive = self._totals(rows, proposal, chosen)
+        if search.at_once and search.beam > 1:
+            return self._written_in_ways(rows, proposal, total, chosen, alive)
         if search.at_once or self.expansion is not None:
             chosen = together(proposal, canvas, self.rules, self.classes, chosen & alive[sites.row])
             site = chosen.nonzero().squeeze(1)
-            written = self._write(rows, proposal, site, proposal.score[site].argmax(1), alive)
+            child = (alive.long().cumsum(0) - 1)[sites.row[site]]
+            pick = proposal.score[site].argmax(1)
+            written = self._write(rows, proposal, site, pick, alive.nonzero().squeeze(1), child)
             if back is not None:
                 written = masked_again(self.model, rows, written, back, self.passes + 1)
             if self.expansion is None:
@@ -174,7 +179,21 @@ class _Loop:
         self._look_ahead(rows, proposal, total)
         total = torch.where(alive[proposal.sites.row][:, None], total - self._due(rows, proposal), -torch.inf)
         site, pick = beam.grow(total, proposal, rows.group, self._width)
-        return self._write(rows, proposal, site, pick)
+        return self._write(rows, proposal, site, pick, sites.row[site], torch.arange(site.numel(), device=site.device))
+
+    def _written_in_ways(
+        self, rows: Hypotheses, proposal: Proposal, total: Tensor, chosen: Tensor, alive: Tensor
+    ) -> Hypotheses:
+        """The best ways to write all that is chosen, each in a child of its own; what does not fit there waits."""
+        row = proposal.sites.row
+        cost = total - rows.score[row][:, None]
+        found = ways(cost, row, chosen, alive, rows.score, rows.group, self._width)
+        canvas = rows.canvas.take(found.parent)
+        each = beam.forked(proposal, rows.canvas, canvas, found.parent, found.site, found.pick, found.child)
+        every = torch.ones_like(found.site, dtype=torch.bool)
+        each = replace(each, score=each.log_prob, best=each.log_prob[:, 0])
+        found = found.fitting(together(each, canvas, self.rules, self.classes, every))
+        return self._write(rows, proposal, found.site, found.pick, found.parent, found.child)
 
     def _propose(self, rows: Hypotheses, sites: Sites, blocks: Blocks, noise: Noise | None) -> Proposal:
         """What the model would write at the sites, within the rules."""
@@ -212,7 +231,7 @@ class _Loop:
         """What is still to be paid after each alternative, by the first step's prices, `[S, A]`."""
         row = proposal.sites.row
         more = proposal.left.long() + proposal.right.long() - 1
-        return self.price[rows.canvas.request[row]][:, None] * (n_signs(rows.canvas)[row][:, None] + more)
+        return self.price[rows.canvas.request[row]][:, None] * (rows.n_signs[row][:, None] + more)
 
     def _totals(self, rows: Hypotheses, proposal: Proposal, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """What each alternative would come to `[S, A]`, and which rows have no dead end `[B]`."""
@@ -228,14 +247,9 @@ class _Loop:
         return torch.where(open_ways, total, -torch.inf), alive
 
     def _write(
-        self, rows: Hypotheses, proposal: Proposal, site: Tensor, pick: Tensor, alive: Tensor | None = None
+        self, rows: Hypotheses, proposal: Proposal, site: Tensor, pick: Tensor, parent: Tensor, child: Tensor
     ) -> Hypotheses:
-        """Make the chosen edits: each in a child of its own, or all of a row in one, of the rows `alive [B]`."""
-        parent = proposal.sites.row[site]
-        if alive is None:
-            child = torch.arange(site.numel(), device=site.device)
-        else:
-            child, parent = (alive.long().cumsum(0) - 1)[parent], alive.nonzero().squeeze(1)
+        """Make the edits: alternative `pick [E]` at `site [E]` in row `child [E]` of those that `parent [C]` become."""
         children = rows.take(parent)
         cost = proposal.log_prob[site, pick].double()
         if self.search.rule.charges_place:
@@ -324,7 +338,7 @@ class _Loop:
             self.waiting.clear()
             for one in (one for i in active for one in self.states[i].done.values()):
                 one.status = "timeout"  # better ones may have been still to come
-        ended = {i: self._ranked(i) for i in sorted(active) if late or self._is_done(i, open_scores.get(i))}
+        ended = {i: self.states[i].ranked for i in sorted(active) if late or self._is_done(i, open_scores.get(i))}
         for number in ended:
             self.states[number].over = True
         stay = torch.tensor([number not in ended for number in numbers.tolist()], dtype=torch.bool)
@@ -372,18 +386,6 @@ class _Loop:
         kept = rows.take(torch.tensor(needy, dtype=torch.bool, device=rows.score.device))
         self._set_aside(kept, status)
 
-    def _ranked(self, number: int) -> list[Finished]:
-        """Best first; whatever is unfinished comes behind."""
-        done = self.states[number].done.values()
-        return sorted(done, key=lambda one: (not one.complete, -one.score))
-
-
-def chunks(lengths: Tensor, most: int) -> Iterator[Tensor]:
-    """Rows that go through the model together, `most` elements at a time."""
-    part = (lengths.cumsum(0) - lengths) // most
-    for number in part.unique():
-        yield (part == number).nonzero().squeeze(1)
-
 
 def run(
     model: Model, requests: Sequence[Request], rules: Rules, classes: TokenClasses, search: Search
@@ -393,8 +395,3 @@ def run(
     for moment in infill(model, requests, rules, classes, search):
         found |= moment.finished
     return [found[number] for number in range(len(requests))]
-
-
-def n_signs(canvas: Canvas) -> Tensor:
-    """How many places of each row are still open, `[B]`."""
-    return canvas.sum_rows((canvas.role == Role.SIGN).long())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unmask.canvas import Canvas, Role, concat
 from unmask.decoding.expansion import within
-from unmask.decoding.infill import CHUNK, chunks
+from unmask.decoding.infill import CHUNK
 from unmask.decoding.masks import Masks
 from unmask.decoding.replay import signs_for
 from unmask.decoding.rules import TOKENS_A_WORD
@@ -20,6 +20,7 @@ from unmask.holes import Blank, Hole, Mask
 from unmask.model import Model
 from unmask.objectives import Told
 from unmask.objectives.objective import open_signs
+from unmask.objectives.orders import chunks
 
 MOST = 64  # tokens of a blank inside a text, unless its words are told
 PATIENCE = 4  # lengths that may be no better before the climb ends

@@ -15,7 +15,7 @@ from torch import Tensor
 from unmask.canvas import Canvas, Role, concat
 from unmask.decoding import emptiness
 from unmask.decoding.candidates import write_whole
-from unmask.decoding.infill import CHUNK, chunks
+from unmask.decoding.infill import CHUNK
 from unmask.decoding.lengths import Blanks, Found, at_end, choose_lengths, length_bounds
 from unmask.decoding.masks import Masks
 from unmask.decoding.replay import Told, keep_of, replay, signs_for
@@ -24,6 +24,7 @@ from unmask.decoding.rules import Rules, TokenClasses
 from unmask.holes import Blank, Hole, Mask
 from unmask.model import Model
 from unmask.objectives import OBJECTIVES, told
+from unmask.objectives.orders import chunks
 from unmask.tokenizer import Reading, Tokenizer
 
 MOST_STARTS = 4096  # combinations of candidates and empty fills of one text

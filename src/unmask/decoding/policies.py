@@ -38,7 +38,8 @@ class Policy:
     choose: Choose
     deterministic: bool  # given the distributions
     charges_place: bool  # the model's own log-probability of the site is part of a path's cost
-    several: bool = False  # may take more than one site of a row at once: no beam
+    several: bool = False  # may take more than one site of a row at once: no beam, unless it is wide
+    wide: bool = False  # a beam follows the best ways to write all that it takes at once
     all: bool = False  # offers every site, for a beam to choose from
     level: float | None = None  # its own number, unless told; None: it has none
     reads: frozenset[str] = STATISTICS  # of a proposal: those of them that it looks at
@@ -217,7 +218,7 @@ POLICIES: dict[str, Policy] = {
     "leftmost": Policy(leftmost, deterministic=True, charges_place=False, reads=NONE),
     "rightmost": Policy(rightmost, deterministic=True, charges_place=False, reads=NONE),
     "random": Policy(random, deterministic=False, charges_place=False, reads=NONE),
-    "parallel": Policy(parallel, deterministic=True, charges_place=False, several=True, reads=NONE),
+    "parallel": Policy(parallel, deterministic=True, charges_place=False, several=True, wide=True, reads=NONE),
     "serial": Policy(serial, deterministic=True, charges_place=False, several=True, reads=NONE),
     "threshold": Policy(threshold, deterministic=True, charges_place=False, several=True, level=0.9, reads=NONE),
     "factor": Policy(factor, deterministic=True, charges_place=False, several=True, level=1.0, reads=NONE),

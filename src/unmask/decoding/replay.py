@@ -15,9 +15,10 @@ from torch import Tensor
 
 from unmask.canvas import Canvas, Edits, Role
 from unmask.decoding.beam import Hypotheses, forked, join, top_of
-from unmask.decoding.infill import CHUNK, chunks
+from unmask.decoding.infill import CHUNK
 from unmask.model import Model
 from unmask.objectives import Proposal, Shape, Sites
+from unmask.objectives.orders import chunks
 from unmask.objectives.words import segment_logsumexp
 
 MOST_STATES = 256  # of a row in one step: every order of up to 10 tokens

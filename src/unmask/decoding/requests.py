@@ -59,6 +59,11 @@ class State:
     done: dict[Hashable, Finished] = field(default_factory=dict)
     over: bool = False
 
+    @property
+    def ranked(self) -> list[Finished]:
+        """What was found, best first; whatever is unfinished comes behind."""
+        return sorted(self.done.values(), key=lambda one: (not one.complete, -one.score))
+
     def worst(self, n: int, start: int) -> float:
         """The score of the n-th best finished answer from one start (-1: any); -inf: there are fewer."""
         scores = [one.score for one in self.done.values() if one.complete and start in (-1, one.start)]

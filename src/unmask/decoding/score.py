@@ -13,12 +13,13 @@ from torch import Tensor
 from unmask.canvas import Canvas, Role, concat
 from unmask.decoding.choices import check_method, check_seed
 from unmask.decoding.duel import duel
-from unmask.decoding.infill import CHUNK, chunks
+from unmask.decoding.infill import CHUNK
 from unmask.decoding.masks import Masks
 from unmask.decoding.search import Search
 from unmask.model import Model
 from unmask.noise import Noise
 from unmask.objectives import Likelihood
+from unmask.objectives.orders import chunks
 from unmask.results import Kind
 
 ORDERS = 16
