@@ -14,7 +14,9 @@ from toys import toy, with_options
 from unmask.canvas import Canvas, Role
 from unmask.decoding.infill import infill
 from unmask.decoding.opening import open_all
+from unmask.decoding.ranking import rank
 from unmask.decoding.search import search_of
+from unmask.holes import parse
 from unmask.language_model import LanguageModel
 from unmask.masking import LAWS, Hidden, Mixture
 from unmask.model import Model
@@ -519,9 +521,37 @@ def test_a_stop_ends_all_holes_of_a_text_once_each_has_what_it_asks_for() -> Non
     assert [len(hole.text.split()) for hole in fill.holes] == [2, 1, 0]
 
 
-def test_candidates_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="a insertion model fills blank, mask"):
-        toy("insertion").fill("the ___{cat|dog} sat")
+@pytest.mark.parametrize("how", [{}, {"place": "none"}, {"order": "uniform", "place": "factorised", "finish": "last"}])
+def test_candidates_are_ranked_by_their_likelihood(how: dict[str, object]) -> None:
+    lm = with_new_head(**how)
+    texts = ["the cat sat ___{mat|old dog|the}", "a dog ___{ran|sat on the mat}"]
+    together = lm.fill(texts, n=3)
+    for text, fills in zip(texts, together, strict=True):
+        pieces = list(parse(text))
+        found = rank(lm.model, lm.tokenizer, [pieces])[0]
+        wanted = dict(zip(pieces[1].candidates, (one.log_prob for one in found), strict=True))
+        assert {fill.holes[0].text: fill.log_prob for fill in fills} == pytest.approx(wanted, abs=1e-9)
+        assert [fill.log_prob for fill in fills] == sorted(wanted.values(), reverse=True)
+        assert sum(fill.holes[0].prob for fill in fills) == pytest.approx(1)
+        assert {fill.kind for fill in fills} == {one.kind for one in found}
+        alone = lm.fill(text, n=3)
+        assert [fill.text for fill in alone] == [fill.text for fill in fills]
+        assert [fill.log_prob for fill in alone] == pytest.approx([fill.log_prob for fill in fills], abs=1e-9)
+
+
+def test_candidates_of_several_holes_and_what_is_refused_beside_them() -> None:
+    lm = with_new_head()
+    fills = lm.fill("the ___{cat|dog} sat on the ___{mat|log|cat}", n=6)
+    assert len({fill.text for fill in fills}) == 6
+    total = math.log(sum(math.exp(fill.log_prob) for fill in fills))
+    for hole in (0, 1):
+        for text in {fill.holes[hole].text for fill in fills}:
+            mine = [fill for fill in fills if fill.holes[hole].text == text]
+            share = sum(math.exp(fill.log_prob - total) for fill in mine)
+            assert [fill.holes[hole].prob for fill in mine] == pytest.approx([share] * len(mine))
+    assert all(hole.log_prob is None for fill in fills for hole in fill.holes)
+    with pytest.raises(ValueError, match="candidates beside other holes"):
+        lm.fill("the ___{cat|dog} sat on ___")
 
 
 def test_it_saves_and_comes_back(tmp_path) -> None:

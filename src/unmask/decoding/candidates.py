@@ -1,4 +1,4 @@
-"""Candidates whole, for families with one path to each text: every one exactly, in one packed pass."""
+"""Candidates whole: of families with one path exactly, in one packed pass; of those with slots by their likelihood."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from unmask.backbone.cache import Cache, names_of
 from unmask.canvas import Canvas, Edits, Role, concat
 from unmask.decoding.infill import CHUNK
+from unmask.decoding.score import Scored, score
 from unmask.masking.hidden import Hidden
 from unmask.model import Model
 from unmask.noise import Noise
@@ -35,6 +36,31 @@ def write_whole(model: Model, canvas: Canvas, told: Sequence[dict[int, list[int]
     clean = canvas.apply(Edits.emit(site, counts, ids, Role.TEXT))
     cache = Cache()
     return concat([_written(model, clean.take(some), cache) for some in chunks(clean.lengths, CHUNK)])
+
+
+def priced(
+    model: Model, rows: Sequence[Canvas], told: Sequence[dict[int, list[int]]], keys: Sequence[int]
+) -> tuple[Canvas, list[Scored]]:
+    """One-row canvases with their holes filled, and how likely that is, by the family's own best estimator.
+
+    Args:
+        model: In evaluation mode.
+        rows: As the tokenizer reads them.
+        told: For each the tokens of every hole; none is empty.
+        keys: What names the draws of each, alike for those of one text.
+    """
+    filled = [_filled(row, some) for row, some in zip(rows, told, strict=True)]
+    hidden = [(row.role == Role.TEXT) & (row.hole >= 0) for row in filled]
+    return concat(filled), score(model, filled, hidden, keys=keys)
+
+
+def _filled(canvas: Canvas, told: dict[int, list[int]]) -> Canvas:
+    """The first row of a canvas with the tokens of its holes in the place of their signs."""
+    site = (canvas.role == Role.SIGN).nonzero().squeeze(1)
+    tokens = [told[hole] for hole in canvas.hole[site].tolist()]
+    counts = torch.tensor([len(some) for some in tokens], device=site.device)
+    ids = torch.tensor([token for some in tokens for token in some], device=site.device)
+    return canvas.apply(Edits.emit(site, counts, ids, Role.TEXT))
 
 
 def _written(model: Model, clean: Canvas, cache: Cache) -> Canvas:

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from unmask.canvas import Canvas, Role, concat
 from unmask.decoding import emptiness
-from unmask.decoding.candidates import write_whole
+from unmask.decoding.candidates import priced, write_whole
 from unmask.decoding.infill import CHUNK
 from unmask.decoding.lengths import Blanks, Found, at_end, choose_lengths, length_bounds
 from unmask.decoding.masks import Masks
 from unmask.decoding.replay import Told, keep_of, replay, signs_for
 from unmask.decoding.requests import Request
 from unmask.decoding.rules import Rules, TokenClasses
+from unmask.decoding.score import key_of
 from unmask.holes import Blank, Hole, Mask
 from unmask.model import Model
 from unmask.objectives import OBJECTIVES, told
@@ -85,7 +86,10 @@ def open_all(
     if not appends:
         score = score + _emptiness(model, canvas, starts, holes, counts)
         canvas = emptiness.without_holes(canvas, [start.empty for start in starts])
-        if any(start.forced for start in starts):
+        if any(start.forced for start in starts) and model.objective.closes != "never":
+            canvas, found, merged = _priced(model, canvas, readings, plans)
+            score, lost = score + found, merged.tolist()
+        elif any(start.forced for start in starts):
             keep = [keep_of(n) for n in counts for _ in range(n)]
             written, lost = replay(model, canvas, [Told.of(start.forced) for start in starts], keep)
             canvas, score, merged = written.canvas, score + written.score, written.merged
@@ -132,6 +136,39 @@ def _written(
     at = torch.tensor(whole, device=device)
     number = number.masked_scatter(at, canvas.n_rows + torch.arange(len(asked), device=device))
     return replace(with_all.take(number), request=torch.arange(canvas.n_rows, device=device))
+
+
+def _priced(
+    model: Model, canvas: Canvas, readings: Sequence[Reading], plans: Sequence[Sequence[Start]]
+) -> tuple[Canvas, Tensor, Tensor]:
+    """The opened rows, those with candidates written, what these cost, and of which that is no exact number.
+
+    Raises:
+        ValueError: when a text has other holes, too: a place that is still open has no likelihood.
+    """
+    pairs = [(reading, start) for reading, plan in zip(readings, plans, strict=True) for start in plan]
+    at = [i for i, (_, start) in enumerate(pairs) if start.forced]
+    if not all(_all_told(pairs[i][1], pairs[i][0].holes) for i in at):
+        able = [
+            name for name, family in OBJECTIVES.items() if "candidates" in family.holes and family.closes == "never"
+        ]
+        raise ValueError(
+            f"candidates beside other holes, and a {model.objective.name} model · it prices whole texts, and no place"
+            f" that is still open · fill the other holes first, or use a model of {' or '.join(able)}"
+        )
+    device, number = canvas.ids.device, torch.arange(canvas.n_rows, device=canvas.ids.device)
+    told = [(pairs[i][0].canvas.to(device), pairs[i][1].forced, key_of(pairs[i][0].canvas)) for i in at]
+    rows, found = priced(model, *(list(column) for column in zip(*told, strict=True)))
+    score = torch.zeros(canvas.n_rows, dtype=torch.float64, device=device)
+    loose = torch.zeros(canvas.n_rows, dtype=torch.bool, device=device)
+    number[at] = canvas.n_rows + torch.arange(len(at), device=device)
+    score[at] = torch.tensor([one.log_prob for one in found], dtype=torch.float64, device=device)
+    loose[at] = torch.tensor([one.kind != "exact" for one in found], device=device)
+    return (
+        replace(concat([canvas, rows]).take(number), request=torch.arange(canvas.n_rows, device=device)),
+        score,
+        loose,
+    )
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class Insertion:
         given and nothing is missing between them. The model never sees slots: they are places of the canvas.
     Predicts: p(w, s | canvas), which word comes into which slot; one of the words is the end, "nothing is missing".
     Fills: blanks of any length, masks of exactly one token; all slots at once, in about log n rounds, or one by one.
+        Candidates, where a text has no other holes, by its likelihood.
     Loss: by `finish`, the mean over slots of -sum over missing i of w(i) log p(x_i, slot), which trains
         parallel decoding and is no bound; or, of `last` and `stop`, -log of the order's price, a bound (eq. 5 of Shen
         et al. 2020 with one action more).
@@ -65,7 +66,7 @@ class Insertion:
     """
 
     name = "insertion"
-    holes = frozenset({"blank", "mask"})
+    holes = frozenset({"blank", "mask", "candidates"})
     paths = "many"  # of one order it is "one"
     lengths = "free"
     closes = "slot"  # of a model that ends by row it is "row"
