@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
-import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,22 +20,12 @@ from unmask.decoding.replay import Told, keep_of, replay, signs_for
 from unmask.decoding.requests import Request
 from unmask.decoding.rules import Rules, TokenClasses
 from unmask.decoding.score import key_of
+from unmask.decoding.starts import Start, all_told, appends_behind, kind_of_hole, starts_of
 from unmask.holes import Blank, Hole, Mask
 from unmask.model import Model
 from unmask.objectives import OBJECTIVES, told
 from unmask.objectives.orders import chunks
 from unmask.tokenizer import Reading, Tokenizer
-
-MOST_STARTS = 4096  # combinations of candidates and empty fills of one text
-
-
-@dataclass(frozen=True)
-class Start:
-    """One way to begin: a candidate for each hole that has some, and the holes that stay empty."""
-
-    choice: dict[int, int]  # hole to number of the candidate
-    forced: dict[int, list[int]]  # hole to tokens
-    empty: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -68,14 +56,14 @@ def open_all(
     if max_words is not None and max_words < 1:
         raise ValueError(f"max_words is {max_words} · a blank holds a word at least · give 1 or more")
     device, max_words = model.device, None if isinstance(masks.length, int) else max_words  # it is limit enough
-    plans = [_starts(model, tokenizer, reading) for reading in readings]
+    plans = [starts_of(model, tokenizer, reading) for reading in readings]
     counts = [len(plan) for plan in plans]
     known = _lengths(model, readings, plans, masks, max_words)
     rows = [_rows(model, *one) for one in zip(readings, plans, known, strict=True)]
     starts = [start for plan in plans for start in plan]
     canvas = concat([row.to(device) for row in rows]) if rows else Canvas.from_rows([])
     canvas = replace(canvas, request=torch.arange(canvas.n_rows, device=device))
-    appends = _appends(model, canvas)
+    appends = appends_behind(model, canvas)
     score = torch.zeros(len(starts), dtype=torch.float64, device=device)
     merged = torch.zeros(len(starts), dtype=torch.bool, device=device)
     holes = [reading.holes for reading, n in zip(readings, counts, strict=True) for _ in range(n)]
@@ -86,15 +74,10 @@ def open_all(
     if not appends:
         score = score + _emptiness(model, canvas, starts, holes, counts)
         canvas = emptiness.without_holes(canvas, [start.empty for start in starts])
-        if any(start.forced for start in starts) and model.objective.closes != "never":
-            canvas, found, merged = _priced(model, canvas, readings, plans)
-            score, lost = score + found, merged.tolist()
-        elif any(start.forced for start in starts):
-            keep = [keep_of(n) for n in counts for _ in range(n)]
-            written, lost = replay(model, canvas, [Told.of(start.forced) for start in starts], keep)
-            canvas, score, merged = written.canvas, score + written.score, written.merged
-            canvas = replace(canvas, request=torch.arange(canvas.n_rows, device=device))
-    elif any(whole := [_all_told(start, some) for start, some in zip(starts, holes, strict=True)]):
+        if any(start.forced for start in starts):
+            canvas, found, merged, lost = _forced(model, canvas, readings, plans)
+            score = score + found
+    elif any(whole := [all_told(start, some) for start, some in zip(starts, holes, strict=True)]):
         canvas = _written(model, canvas, readings, plans, whole)
         score = canvas.row_log_prob
     told_by = _told_by(model, readings, known, counts, masks)
@@ -103,7 +86,7 @@ def open_all(
     requests, first = [], 0
     for reading, plan in zip(readings, plans, strict=True):
         mine = torch.arange(first, first + len(plan), device=device)
-        unread = any(start.forced for start in plan) and not _all_told(plan[0], reading.holes)
+        unread = any(start.forced for start in plan) and not all_told(plan[0], reading.holes)
         requests.append(
             Request(canvas.take(mine), score[mine], merged[mine], _key(reading), _Identity(tokenizer, reading),
                     apart=appends and unread)
@@ -118,18 +101,13 @@ def open_all(
     return Opened(requests, rules, classes, starts, score, summed, estimated)
 
 
-def _all_told(start: Start, holes: Sequence[Hole]) -> bool:
-    """Whether nothing is left to be searched for."""
-    return bool(holes) and len(start.forced) == len(holes)
-
-
 def _written(
     model: Model, canvas: Canvas, readings: Sequence[Reading], plans: Sequence[Sequence[Start]], whole: Sequence[bool]
 ) -> Canvas:
     """The opened rows; those with candidates alone are written already."""
     device = canvas.ids.device
     asked = [(reading.canvas, start.forced) for reading, plan in zip(readings, plans, strict=True) for start in plan]
-    asked = [one for one, all_told in zip(asked, whole, strict=True) if all_told]
+    asked = [one for one, told_all in zip(asked, whole, strict=True) if told_all]
     rows = concat([row for row, _ in asked]).to(device)
     with_all = concat([canvas, write_whole(model, rows, [forced for _, forced in asked])])
     number = torch.arange(canvas.n_rows, device=device)
@@ -138,17 +116,31 @@ def _written(
     return replace(with_all.take(number), request=torch.arange(canvas.n_rows, device=device))
 
 
+def _forced(
+    model: Model, canvas: Canvas, readings: Sequence[Reading], plans: Sequence[Sequence[Start]]
+) -> tuple[Canvas, Tensor, Tensor, list[bool]]:
+    """The opened rows with their candidates written, what that costs, where orders were summed, and some were lost."""
+    if model.objective.closes != "never":
+        canvas, score, loose = _priced(model, canvas, readings, plans)
+        return canvas, score, loose, loose.tolist()
+    starts = [start for plan in plans for start in plan]
+    keep = [keep_of(len(plan)) for plan in plans for _ in plan]
+    written, lost = replay(model, canvas, [Told.of(start.forced) for start in starts], keep)
+    request = torch.arange(canvas.n_rows, device=canvas.ids.device)
+    return replace(written.canvas, request=request), written.score, written.merged, lost
+
+
 def _priced(
     model: Model, canvas: Canvas, readings: Sequence[Reading], plans: Sequence[Sequence[Start]]
 ) -> tuple[Canvas, Tensor, Tensor]:
-    """The opened rows, those with candidates written, what these cost, and of which that is no exact number.
+    """The same of a family with slots: texts whole, by their likelihood; of which rows that is no exact number.
 
     Raises:
         ValueError: when a text has other holes, too: a place that is still open has no likelihood.
     """
     pairs = [(reading, start) for reading, plan in zip(readings, plans, strict=True) for start in plan]
     at = [i for i, (_, start) in enumerate(pairs) if start.forced]
-    if not all(_all_told(pairs[i][1], pairs[i][0].holes) for i in at):
+    if not all(all_told(pairs[i][1], pairs[i][0].holes) for i in at):
         able = [
             name for name, family in OBJECTIVES.items() if "candidates" in family.holes and family.closes == "never"
         ]
@@ -180,81 +172,6 @@ class _Identity:
 
     def __call__(self, ids: list[int], roles: list[int], holes: list[int]) -> Hashable:
         return tuple(self.tokenizer.fills(self.reading, ids, roles, holes, signs=True))
-
-
-def kind_of_hole(hole: Hole) -> str:
-    """The kind of a hole, as objectives name them."""
-    if isinstance(hole.sign, Blank):
-        return "candidates" if hole.sign.candidates else "blank"
-    return "mask" if isinstance(hole.sign, Mask) else "lost"
-
-
-def _check(model: Model, hole: Hole) -> None:
-    kind, objective = kind_of_hole(hole), model.objective
-    maybe = isinstance(hole.sign, Blank) and hole.sign.words[0] == 0 and kind == "blank"
-    if maybe and told(objective) is not None:
-        able = [name for name, family in OBJECTIVES.items() if kind in family.holes and family.lengths == "free"]
-        raise ValueError(
-            f"hole {hole.index} may be empty · a {objective.name} model is told how many tokens it has, and of none"
-            " there is nothing to be sure of · ask for a word at least, ___{1,3}, or use a model of"
-            f" {' or '.join(able)}"
-        )
-    if kind in objective.holes:
-        return
-    if kind == "lost":
-        raise ValueError(
-            f"hole {hole.index} counts lost letters · no model here fills by letters · write ___ or ___{{1,3}} instead"
-        )
-    able = [name for name, family in OBJECTIVES.items() if kind in family.holes]
-    raise ValueError(
-        f"hole {hole.index} is a {kind} · a {objective.name} model fills {', '.join(sorted(objective.holes))}"
-        f" · use a model of {' or '.join(able)}, or write another kind of hole"
-    )
-
-
-def _starts(model: Model, tokenizer: Tokenizer, reading: Reading) -> list[Start]:
-    """Every combination of candidates and empty fills of one text."""
-    options: list[list[tuple[int, int | None, list[int]]]] = []  # (hole, candidate or -1 for empty or None, tokens)
-    empties = model.objective.closes != "never" or _appends_at_all(model, reading)  # writes nothing of its own accord
-    for hole in reading.holes:
-        _check(model, hole)
-        if isinstance(hole.sign, Blank) and hole.sign.candidates:
-            ids = [candidate_of(tokenizer, hole, text) for text in hole.sign.candidates]
-            options.append([(hole.index, i, tokens) for i, tokens in enumerate(ids)])
-        elif isinstance(hole.sign, Blank) and hole.sign.words[0] == 0 and not empties:
-            options.append([(hole.index, None, []), (hole.index, -1, [])])
-    n = math.prod(len(some) for some in options)
-    if n > MOST_STARTS:
-        raise ValueError(
-            f"{n} combinations of candidates and empty fills · each is a row of its own, at most {MOST_STARTS}"
-            " · give fewer candidates, or fill some holes first"
-        )
-    starts = []
-    for combination in itertools.product(*options):
-        chosen = [(hole, which, tokens) for hole, which, tokens in combination if which is not None]
-        starts.append(
-            Start(
-                {hole: which for hole, which, _ in chosen if which >= 0},
-                {hole: tokens for hole, which, tokens in chosen if which >= 0},
-                frozenset(hole for hole, which, _ in chosen if which < 0),
-            )
-        )
-    return starts
-
-
-def candidate_of(tokenizer: Tokenizer, hole: Hole, text: str) -> list[int]:
-    """The ids of a candidate in a hole.
-
-    Raises:
-        ValueError: when it is empty, or the vocabulary lacks some of it.
-    """
-    ids = tokenizer.candidate_ids(hole, text)
-    if not text or not ids or bool(tokenizer.special[ids].any()):
-        raise ValueError(
-            f"the candidate {text!r} cannot be written · it is empty, or the model's vocabulary lacks some of it"
-            " · leave it out, or write ___{0,1} for perhaps nothing"
-        )
-    return ids
 
 
 def _rows(model: Model, reading: Reading, starts: Sequence[Start], known: Found) -> Canvas:
@@ -308,18 +225,6 @@ def _measured(model: Model, reading: Reading, plan: Sequence[Start]) -> Blanks:
     limits = {hole.index: length_bounds(hole, fewest[hole.index] + each) for hole in blanks}
     least, most = ({h: pair[i] for h, pair in limits.items()} for i in (0, 1))
     return Blanks(reading.canvas, reading.holes, least, most)
-
-
-def _appends(model: Model, canvas: Canvas) -> bool:
-    """Whether the family writes behind its rows rather than in the place of its signs."""
-    sites = model.objective.sites(canvas)
-    return bool((canvas.role[sites.element] != Role.SIGN).any())
-
-
-def _appends_at_all(model: Model, reading: Reading) -> bool:
-    if told(model.objective) is not None or not reading.holes:
-        return False
-    return _appends(model, model.objective.open(reading.canvas, reading.holes))
 
 
 def _emptiness(

@@ -8,8 +8,8 @@ from typing import Unpack
 import torch
 
 from unmask.canvas import Canvas, Edits, Role
-from unmask.decoding.opening import candidate_of
 from unmask.decoding.score import Asked, Scored, key_of, score
+from unmask.decoding.starts import candidate_of
 from unmask.holes import Blank, Sign
 from unmask.model import Model
 from unmask.tokenizer import Tokenizer
