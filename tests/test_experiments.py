@@ -1,5 +1,6 @@
 """The scripts behind the tables, at sizes at which nothing is learned: every row is there, and every figure is one."""
 
+import itertools
 import json
 import math
 import random
@@ -14,6 +15,7 @@ import pytest
 import blocks
 import facts
 import held_out
+import infilling
 import lengths
 import levels
 import orders
@@ -26,6 +28,7 @@ import translation
 import unmask.training.run
 import writing
 from toys import tokenizer, toy
+from unmask.holes import Blank
 
 TINY = [
     "--steps", "2", "--width", "16", "--layers", "1", "--heads", "2", "--batch-tokens", "256", "--row-tokens", "40",
@@ -359,6 +362,39 @@ def test_the_way_through_a_star_follows_its_edges(kind):
         assert degree[way[0]] == (3 if kind == "easy" else 1)
         sizes.add(len(way))
     assert sizes == {6} if kind == "easy" else min(sizes) >= 7 and max(sizes) <= 13
+
+
+def test_infilling(text, out, capsys):
+    asked = ["--text", str(text), "--out", str(out / "infilling"), *TINY, "-n", "3", "--shares", "0.1", "0.5"]
+    infilling.main(asked)
+    rows = shown(capsys.readouterr().out)
+    ways = sum(len(family.ways) for family in infilling.FAMILIES.values())
+    assert len(rows) == 4 * (ways + 1)
+    assert Counter((row["hidden"], row["in"]) for row in rows) == dict.fromkeys(
+        itertools.product(("10%", "50%"), ("words", "runs")), ways + 1
+    )
+    for row in rows:
+        assert 0 <= number(row["BLEU"]) <= 100 and 0 <= number(row["exact"]) <= 100 and number(row["holes"]) >= 3
+    nothing = [row for row in rows if row["family"] == "nothing"]
+    assert all(number(row["exact"]) == 0 and number(row["off by"]) >= 1 for row in nothing)
+
+
+@pytest.mark.parametrize("runs", [False, True])
+@pytest.mark.parametrize("share", [0.01, 0.3, 1.0])
+def test_hidden_words_are_written_back(share, runs):
+    draw = random.Random(0)
+    for _ in range(30):
+        said = " ".join(draw.choice(WORDS) for _ in range(draw.randint(1, 12)))
+        task = infilling.Task.of(said, share, runs)
+        assert task.whole(task.missing) == said
+        n_hidden = sum(len(some.split()) for some in task.missing)
+        assert max(1, round(share * len(said.split()))) <= n_hidden
+        assert all(task.between[1:-1]) and all(task.missing)  # holes do not touch
+        pieces = task.pieces([[Blank()] for _ in task.missing])
+        parts = iter(task.missing)
+        assert "".join(one if isinstance(one, str) else next(parts) for one in pieces) == said
+    found = infilling.measured([infilling.Task(["the", "sat"], ["old cat"])], [["cat"]])
+    assert (found["exact"], found["off by"], found["holes"]) == (0, 1, 1)
 
 
 def test_a_table_is_measured_once(tmp_path, capsys):
