@@ -72,7 +72,8 @@ class Pilots:
     def name(self) -> str:
         """A digest of all that its models share; a table keeps it beside each row."""
         budget = [self.given.cpu, self.given.tokens, self.given.steps]
-        return digest(self.common, self.fresh, budget, self.vocabulary.name, *map(_identity, self.texts))
+        laws = _said("llada")  # of the models that name no other recipe
+        return digest(self.common, self.fresh, laws, budget, self.vocabulary.name, *map(_identity, self.texts))
 
     def left_to_right(self, stop: str = "answer") -> list[str]:
         """Settings of the baseline: the same backbone, from left to right; `stop`: the sign with which it ends a text.
@@ -111,7 +112,7 @@ class Pilots:
         place = [f"tokenizer.path={self.vocabulary}"] if start is None else [f"model={start.folder / 'model'}"]
         place += [f"data.cache={self.out / 'data'}", f"data.sources={json.dumps(_sources(texts or self.texts))}"]
         beginning = self.vocabulary.name if start is None else start.folder.name
-        same = digest(recipe, own, beginning, *map(_identity, texts or self.texts))
+        same = digest(recipe, _said(recipe), own, beginning, *map(_identity, texts or self.texts))
         steps = steps or self._steps(recipe, own, place, self.out / "probes" / f"{slug(label)}-{same}")
         folder = self.out / "pilots" / f"{slug(label)}-{steps}x{self.given.batch_tokens}-seed{seed}-{same}"
         return _trained(folder, recipe, [*own, *place, f"steps={steps}", f"seed={seed}"])
@@ -189,6 +190,13 @@ def _sources(texts: Sequence[Text]) -> list[dict[str, Any]]:
     plain = [Source.of(path).model_dump(mode="json", exclude_unset=True) for path in paths]
     pairs = zip(texts, said, plain, paths, strict=True)
     return [whole if isinstance(text, Path) else one | {"path": path} for text, one, whole, path in pairs]
+
+
+def _said(recipe: str) -> dict[str, Any]:
+    """All that a recipe says: under the same name it may say something else some day."""
+    from unmask.training.config import resolve
+
+    return resolve(recipe).model_dump(mode="json", exclude_unset=True)
 
 
 def _identity(text: Text) -> list[Any]:

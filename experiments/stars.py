@@ -68,15 +68,15 @@ def star(kind: str, n_names: int, draw: random.Random) -> Pair:
 
 def data(out: Path, kind: str, n: int, n_asked: int, n_names: int) -> tuple[Path, list[Pair]]:
     """Pairs to learn from, in a file, and others to be asked."""
-    draw = random.Random(0)
-    pairs = [star(kind, n_names, draw) for _ in range(n_asked + n)]
+    learned, asked = random.Random(0), random.Random(1)
     path = out / f"stars-{kind}-{n}-{n_names}.jsonl"
     with alone(out, path.name):
         if not path.exists():
             beside = path.with_suffix(".part")
-            beside.write_text("".join(json.dumps(pair) + "\n" for pair in pairs[n_asked:]), encoding="utf-8")
+            lines = (json.dumps(star(kind, n_names, learned)) + "\n" for _ in range(n))
+            beside.write_text("".join(lines), encoding="utf-8")
             beside.rename(path)
-    return path, pairs[:n_asked]
+    return path, [star(kind, n_names, asked) for _ in range(n_asked)]
 
 
 def ways(lm: Any, asked: Sequence[Pair], model: str) -> list[str]:

@@ -96,7 +96,7 @@ def pairs_of(path: Path, most: int | None = None) -> list[Row]:
 
 def distilled(out: Path, made: Pilot, path: Path, most: int) -> Path:
     """What a model writes for the sources of a file, as pairs; written once."""
-    target = out / f"distilled-{made.folder.name}.jsonl"
+    target = out / f"distilled-{made.folder.name}-{most}.jsonl"
     with alone(out, target.name):
         if not target.exists():
             sources = [pair["prompt"] for pair in pairs_of(path)]

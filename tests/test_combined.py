@@ -6,9 +6,11 @@ import math
 import pytest
 import torch
 
+import unmask.decoding.infill
 from toys import toy, with_options
 from unmask.canvas import Edits, Role
 from unmask.decoding.combined import ways
+from unmask.decoding.masks import Masks
 from unmask.language_model import LanguageModel
 from unmask.masking import Hidden
 from unmask.noise import Noise
@@ -22,22 +24,19 @@ def test_the_best_ways_are_those_of_all(seed: int) -> None:
     total[torch.rand(6, 3, generator=draw) < 0.2] = -math.inf
     total[:, 0] = total[:, 0].clamp(min=-9)  # of a place something may be written
     chosen = torch.rand(6, generator=draw) < 0.8
-    alive, score = torch.tensor([True, True, True, seed % 2 > 0]), torch.randn(4, generator=draw, dtype=torch.float64)
-    group = torch.tensor([0, 0, 1, 1])
-    all_of: dict[int, list[float]] = {0: [], 1: []}
+    alive = torch.tensor([True, True, True, seed % 2 > 0])
+    all_of: list[list[float]] = []
     for b in range(4):
         sites = [s for s in range(6) if row[s] == b and chosen[s]]
-        if alive[b]:
-            for picks in itertools.product(range(3), repeat=len(sites)):
-                cost = score[b] + sum((total[s, a] for s, a in zip(sites, picks, strict=True)), torch.tensor(0.0))
-                if cost > -math.inf:
-                    all_of[int(group[b])].append(float(cost))
+        every = itertools.product(range(3), repeat=len(sites)) if alive[b] else ()
+        costs = [float(sum(total[s, a] for s, a in zip(sites, picks, strict=True))) for picks in every]
+        all_of.append(sorted((cost for cost in costs if cost > -math.inf), reverse=True))
     for width in (1, 4, 100):
-        found = ways(total, row, chosen, alive, score, group, width)
-        cost = score[found.parent].index_add(0, found.child, total[found.site, found.pick])
-        for one, every in all_of.items():
-            mine = cost[group[found.parent] == one].tolist()
-            assert sorted(mine, reverse=True) == pytest.approx(sorted(every, reverse=True)[:width])
+        found = ways(total, row, chosen, alive, width)
+        cost = total.new_zeros(found.parent.numel()).index_add(0, found.child, total[found.site, found.pick])
+        for b, every in enumerate(all_of):
+            mine = cost[found.parent == b].tolist()
+            assert sorted(mine, reverse=True) == pytest.approx(every[:width])
         made = [(int(p), *found.pick[found.child == c].tolist()) for c, p in enumerate(found.parent)]
         assert len(set(made)) == len(made)
         for c, parent in enumerate(found.parent.tolist()):
@@ -96,3 +95,32 @@ def test_several_texts_take_a_beam() -> None:
         lm.fill("the ___ sat", policy="parallel", beam=2, end_penalty=1.0)
     assert len(toy("blank_lm").fill("the ___ sat", n=3, policy="parallel", beam=4, max_words=2)) == 3
     assert len(toy("masked_diffusion").fill("the [MASK][MASK] sat", n=3, policy="parallel", beam=4)) == 3
+
+
+@pytest.mark.parametrize("beam", [1, 2, 8, 32])
+@pytest.mark.parametrize("family", ["insertion", "masked_diffusion", "blank_lm"])
+def test_what_had_to_wait_is_paid_once(family: str, beam: int) -> None:
+    """Ways that differ in an edit that does not fit are one: no text gets their sum, nor a probability above 1."""
+    lm = shy(2.0) if family == "insertion" else toy(family, scale=1.5)
+    how = {"masks": Masks(length=6)} if family == "masked_diffusion" else {}
+    for text in ("the ___{2} sat", "___{1,2} a dog ___{2,3}"):
+        found = lm.fill(text, policy="parallel", beam=beam, n=min(beam, 3), max_words=2, **how)
+        assert all(fill.log_prob < 0 for fill in found)
+    ended = toy("masked_diffusion", scale=1.5)
+    ended = with_options(ended, ends=True)
+    for fill in ended.generate("the cat", policy="parallel", beam=beam, masks=Masks(length=4), max_words=4):
+        assert fill.log_prob < 0
+
+
+@pytest.mark.parametrize("family", ["insertion", "masked_diffusion"])
+def test_company_changes_nothing(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = shy(2.0) if family == "insertion" else toy(family, scale=1.5)
+    texts = ["the ___ sat on ___", "a ___{2} dog", "___ the cat"]
+    how = {"policy": "parallel", "beam": 6, "n": 3, "max_words": 2}
+    how |= {"masks": Masks(length=3)} if family == "masked_diffusion" else {}
+    together = lm.fill(texts, **how)
+    monkeypatch.setattr(unmask.decoding.infill, "CHUNK", 25)
+    for other in (lm.fill(texts, **how), [lm.fill(text, **how) for text in texts]):
+        for mine, theirs in zip(together, other, strict=True):
+            assert [fill.text for fill in mine] == [fill.text for fill in theirs]
+            assert [fill.log_prob for fill in mine] == pytest.approx([fill.log_prob for fill in theirs], abs=1e-9)

@@ -346,6 +346,14 @@ def test_stars(out, capsys):
     assert all(0 <= number(row["right"]) <= 100 for row in rows)
 
 
+def test_graphs_that_are_asked_were_not_learned(tmp_path):
+    path, few = stars.data(tmp_path, "easy", 200, 10, 20)
+    same, many = stars.data(tmp_path, "easy", 200, 50, 20)
+    learned = [json.loads(line) for line in path.read_text().splitlines()]
+    assert path == same and len(learned) == 200 and many[:10] == few
+    assert not [pair for pair in many if pair in learned]
+
+
 @pytest.mark.parametrize("kind", ["easy", "medium"])
 def test_the_way_through_a_star_follows_its_edges(kind):
     draw = random.Random(0)

@@ -206,3 +206,35 @@ def test_what_was_hidden_of_a_pair_is_written_back(family):
         assert back.segment.tolist() == clean.segment.tolist()
         prediction = model.predict(canvas, targets)
         assert bool(model.objective.loss(prediction, canvas, targets).total.isfinite())
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"masking": [{"law": "exact_count", "given": "source"}], "segments": 0}, "no row is a pair"),
+        ({"masking": [{"law": "exact_count", "given": "target"}]}, "mask_prompt=true"),
+        ({"data": {"pad": "eos"}}, "say data.pad=none"),
+        ({"family": "fractional", "data": {"mask_prompt": True}, "positions": "average"}, "positions=affine"),
+    ],
+)
+def test_what_cannot_be_of_pairs_is_said(settings, said, pairs, tmp_path):
+    source = {"path": str(pairs), "unit": "dialogue" if settings.get("segments") != 0 else "line"}
+    if settings.get("segments") == 0:
+        (tmp_path / "a.txt").write_text("the cat sat.\n" * 50)
+        source["path"] = str(tmp_path / "a.txt")
+    backbone = {"width": 16, "n_layers": 1, "n_heads": 2, "n_segments": settings.get("segments", 2)}
+    backbone |= {"positions": settings["positions"]} if "positions" in settings else {}
+    recipe = {
+        "objective": settings.get("family", "insertion"), "masking": settings.get("masking", [{"law": "exact_count"}]),
+        "data": {"sources": [source], "max_tokens": 24} | settings.get("data", {}), "backbone": backbone,
+        "tokenizer": {"vocab_size": 320, "pads": True}, "steps": 1, "batch_tokens": 256, "prompts": [],
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=said):
+        train(recipe, [], tmp_path / "run", progress=False)
+
+
+def test_a_source_has_one_hole_behind_it():
+    lm = toy("insertion", segments=2)
+    for pieces in (["the ", Blank(), " cat"], ["the ", Blank(), " cat ", Blank()]):
+        with pytest.raises(ValueError, match="give the source alone"):
+            lm.tokenizer.read(pieces).apart(lm.tokenizer.signs["sep"])

@@ -45,7 +45,7 @@ class BackboneConfig:
     rope_base: float = 10_000.0
     local_rope_base: float | None = None  # none: as the global layers
     global_every: int = 1  # every n-th layer, from the first, is global; the others are local; 0: all are
-    window: int = 64  # local layers see positions at most this far away
+    window: int = 64  # local layers see positions at most this far away, in each segment counted from its beginning
     n_segments: int = 0  # 0: no segment embedding; 2: a source, and what is written for it
     max_length: int = 512  # the longest row it was made for, in elements
     tied: bool = True  # the output matrix is the embedding

@@ -270,6 +270,8 @@ class Batches(Iterator[Batch]):
         numbers = {"seed": self.seed, "batch_tokens": self.batch_tokens, "max_tokens": self.max_tokens}
         if self.pads:
             numbers |= {"pads": crc32(repr(self.pads).encode())}
+        if self.separator is not None:
+            numbers |= {"separator": self.separator, "ended": int(self.ended)}
         return {**numbers, "window_batches": self.window, "lengths": shares, "data": keys}
 
     def _settled(self) -> list[int]:

@@ -123,6 +123,12 @@ def merge(hypotheses: Hypotheses) -> Hypotheses:
     return replace(hypotheses.take(kept), score=score, merged=hypotheses.merged[kept] | several)
 
 
+def best_of_equals(hypotheses: Hypotheses, parent: Tensor) -> Hypotheses:
+    """Of the children of one row `parent [B]` whose canvases are equal the best alone."""
+    same = same_canvas(hypotheses.canvas, parent)
+    return hypotheses.take(top_of(hypotheses.score, same, 1).sort().values)
+
+
 def same_canvas(canvas: Canvas, group: Tensor) -> Tensor:
     """A number for each row, `[B]`, equal for rows of a group whose start and canvas are equal and for no others.
 

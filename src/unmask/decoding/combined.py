@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unmask.decoding.beam import top_of
-
 
 @dataclass(frozen=True)
 class Ways:
@@ -24,10 +22,8 @@ class Ways:
         return Ways(self.parent, self.child[fits], self.site[fits], self.pick[fits])
 
 
-def ways(
-    total: Tensor, row: Tensor, chosen: Tensor, alive: Tensor, score: Tensor, group: Tensor, width: int
-) -> Ways:  # fmt: skip
-    """The `width` best ways of each group to write all the chosen sites of its rows, an alternative at each.
+def ways(total: Tensor, row: Tensor, chosen: Tensor, alive: Tensor, width: int) -> Ways:
+    """The `width` best ways of each row to write all its chosen sites, an alternative at each.
 
     What is said at one site does not hang on another, so that a way costs the sum of its alternatives: the best are
     found site by site, of `width` beginnings each (Zhang et al. 2023: a beam over slots inside a hypothesis, one over
@@ -38,9 +34,7 @@ def ways(
         row: `[S]`, ascending.
         chosen: `[S]` bool.
         alive: `[B]` bool, rows that go on.
-        score: `[B]`, what each row cost so far.
-        group: `[B]`, which rows compete.
-        width: Ways a group keeps.
+        width: Ways a row has at most.
     """
     sites = (chosen & alive[row]).nonzero().squeeze(1)
     n_rows, per_row = alive.numel(), torch.bincount(row[sites], minlength=alive.numel())
@@ -49,15 +43,13 @@ def ways(
     cost = total.new_full((n_rows, most, n), -torch.inf)
     cost[:, :, 0] = 0  # a place that a row does not have
     cost[row[sites], number] = total[sites]
-    best, picks = torch.where(alive, score, -torch.inf)[:, None], row.new_zeros(n_rows, 1, 0)
+    best, picks = total.new_zeros(n_rows, 1).masked_fill(~alive[:, None], -torch.inf), row.new_zeros(n_rows, 1, 0)
     for place in range(most):
         every = (best[:, :, None] + cost[:, place, None, :]).flatten(1)
         best, at = every.topk(min(width, every.shape[1]), dim=1)
         before = picks.gather(1, (at // n)[:, :, None].expand(-1, -1, place))
         picks = torch.cat([before, (at % n)[:, :, None]], 2)
     parent, which = (best > -torch.inf).nonzero(as_tuple=True)
-    keep = top_of(best[parent, which], group[parent], width).sort().values
-    parent, which = parent[keep], which[keep]
     counts = per_row[parent]
     child = torch.arange(parent.numel(), device=row.device).repeat_interleave(counts)
     within = torch.arange(child.numel(), device=row.device) - (counts.cumsum(0) - counts)[child]

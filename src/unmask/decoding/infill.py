@@ -184,16 +184,20 @@ class _Loop:
     def _written_in_ways(
         self, rows: Hypotheses, proposal: Proposal, total: Tensor, chosen: Tensor, alive: Tensor
     ) -> Hypotheses:
-        """The best ways to write all that is chosen, each in a child of its own; what does not fit there waits."""
+        """The best ways to write all that is chosen, each in a child of its own; what does not fit there waits.
+
+        Ways that differ in nothing but what had to wait, or went away again, are one: its cost is paid once.
+        """
         row = proposal.sites.row
-        cost = total - rows.score[row][:, None]
-        found = ways(cost, row, chosen, alive, rows.score, rows.group, self._width)
+        found = ways(total - rows.score[row][:, None], row, chosen, alive, 2 * self.search.beam)
         canvas = rows.canvas.take(found.parent)
         each = beam.forked(proposal, rows.canvas, canvas, found.parent, found.site, found.pick, found.child)
         every = torch.ones_like(found.site, dtype=torch.bool)
         each = replace(each, score=each.log_prob, best=each.log_prob[:, 0])
         found = found.fitting(together(each, canvas, self.rules, self.classes, every))
-        return self._write(rows, proposal, found.site, found.pick, found.parent, found.child)
+        return beam.best_of_equals(
+            self._write(rows, proposal, found.site, found.pick, found.parent, found.child), found.parent
+        )
 
     def _propose(self, rows: Hypotheses, sites: Sites, blocks: Blocks, noise: Noise | None) -> Proposal:
         """What the model would write at the sites, within the rules."""

@@ -20,7 +20,16 @@ class Reading:
     pieces: tuple[str | Sign, ...]  # as typed, unescaped; what lies outside the holes comes back from here
 
     def apart(self, separator: int) -> Reading:
-        """The same, the hole at its end a segment of its own, which a separator begins."""
+        """The same, the hole at its end a segment of its own, which a separator begins.
+
+        Raises:
+            ValueError: when there is another hole, or text behind it.
+        """
+        if len(self.holes) != 1 or self.canvas.role[-2] != Role.SIGN:
+            raise ValueError(
+                f"a source with {len(self.holes)} holes, or text behind the last · what is written for it stands"
+                " behind it · give the source alone"
+            )
         n, last = self.canvas.n_elements, self.canvas.n_elements - 2
         source = torch.tensor([*range(last), last, last, last + 1])
         columns = {name: getattr(self.canvas, name)[source].clone() for name in ("ids", "role", "fixed", "hole")}

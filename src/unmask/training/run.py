@@ -104,6 +104,7 @@ def _run(asked: Recipe, folder: RunFolder, accelerator: Accelerator, going_on: b
     masking = setup.make_masking(recipe, tokenizer, accelerator.device)
     answers, in_bfloat16 = any(part.unit == "dialogue" for part in recipe.data.sources), recipe.precision == "bfloat16"
     batches.ended = setup.try_out(model, masking, answers, in_bfloat16)
+    setup.check_pairs(recipe, model, batches.ended)
     samples = _samples(tokenizer, setup.prompts(recipe), in_bfloat16) if main else None
     trainer = Trainer(recipe, model, masking, batches, tokenizer, folder, accelerator, samples)
     if going_on:

@@ -270,6 +270,30 @@ def make_masking(recipe: Recipe, tokenizer: Tokenizer, device: torch.device | st
     return Mixture(recipe.masking or MASKING, begins(tokenizer).to(device), starts, block)
 
 
+def check_pairs(recipe: Recipe, model: Model, ended: bool) -> None:
+    """See that what is said of pairs and their ends can be done; `ended`: the family writes the sign of an end.
+
+    Raises:
+        ValueError: when it cannot.
+    """
+    shape, pairs = model.config.backbone, model.config.backbone.n_segments > 1
+    given = [part["given"] for part in recipe.masking or () if part.get("given")]
+    if given and not pairs:
+        raise ValueError(f"given: {given[0]} · no row is a pair here · say backbone.n_segments=2, or leave it out")
+    if "target" in given and not recipe.data.mask_prompt:
+        raise ValueError("given: target · the source is given anyway, so nothing is hidden · say data.mask_prompt=true")
+    if not ended and recipe.data.pad != "none":
+        raise ValueError(
+            f"data.pad={recipe.data.pad} · answers are filled up with signs that this family does not write · say"
+            " data.pad=none"
+        )
+    if pairs and recipe.data.mask_prompt and shape.positions == "average":
+        raise ValueError(
+            "backbone.positions=average and data.mask_prompt=true · a source whose end is missing has no place to be"
+            " half way to · say backbone.positions=affine"
+        )
+
+
 def begins(tokenizer: Tokenizer) -> Tensor:
     """What each token begins, `[V]` int64: 0 nothing (it goes on), 1 a word, 2 a sign of punctuation."""
     table = tokenizer.table
