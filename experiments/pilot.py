@@ -194,9 +194,9 @@ def _sources(texts: Sequence[Text]) -> list[dict[str, Any]]:
 
 def _said(recipe: str) -> dict[str, Any]:
     """All that a recipe says: under the same name it may say something else some day."""
-    from unmask.training.config import resolve
+    from unmask.training.config import spelled
 
-    return resolve(recipe).model_dump(mode="json", exclude_unset=True)
+    return spelled(recipe)[0]
 
 
 def _identity(text: Text) -> list[Any]:

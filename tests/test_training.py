@@ -27,7 +27,7 @@ from unmask.model import Model
 from unmask.noise import Noise
 from unmask.objectives import OBJECTIVES
 from unmask.tokenizer import Tokenizer
-from unmask.training import checkpoint, setup
+from unmask.training import checkpoint, setup, trial
 from unmask.training.budget import Budget, Clock, extended, rate
 from unmask.training.card import card
 from unmask.training.config import Recipe, ScheduleChoice, checked, difference, resolve
@@ -207,10 +207,10 @@ def test_rows_are_no_longer_than_the_context(run, text, tmp_path):
 def test_a_masking_that_the_family_cannot_show_is_refused_before_the_first_step():
     plain, starts = tiny_model("left_to_right", options={"plain": True, "begin": 12, "stop": 13}), torch.ones(16).long()
     with pytest.raises(ValueError, match="take the masking law all"):
-        setup.try_out(plain, Mixture([{"law": "runs", "unit": "word"}], starts, starts > 0), answers=False)
-    setup.try_out(plain, Mixture([{"law": "all"}], starts, starts > 0), answers=False)
+        trial.try_out(plain, Mixture([{"law": "runs", "unit": "word"}], starts, starts > 0), answers=False)
+    trial.try_out(plain, Mixture([{"law": "all"}], starts, starts > 0), answers=False)
     for name in OBJECTIVES:
-        setup.try_out(tiny_model(name), Mixture(setup.MASKING, starts, starts > 0), answers=False)
+        trial.try_out(tiny_model(name), Mixture(setup.MASKING, starts, starts > 0), answers=False)
 
 
 def test_training_goes_on_from_a_model(run, text, tmp_path):

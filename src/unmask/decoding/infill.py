@@ -195,9 +195,8 @@ class _Loop:
         every = torch.ones_like(found.site, dtype=torch.bool)
         each = replace(each, score=each.log_prob, best=each.log_prob[:, 0])
         found = found.fitting(together(each, canvas, self.rules, self.classes, every))
-        return beam.best_of_equals(
-            self._write(rows, proposal, found.site, found.pick, found.parent, found.child), found.parent
-        )
+        written = self._write(rows, proposal, found.site, found.pick, found.parent, found.child)
+        return beam.best_of_equals(written, found.parent)
 
     def _propose(self, rows: Hypotheses, sites: Sites, blocks: Blocks, noise: Noise | None) -> Proposal:
         """What the model would write at the sites, within the rules."""

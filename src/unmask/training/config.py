@@ -156,7 +156,7 @@ def resolve(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (
     Raises:
         ValueError: when a key or value is not one.
     """
-    tree, where = _read(recipe)
+    tree, where = spelled(recipe)
     for override in overrides:
         _override(tree, override)
     return checked(tree, where)
@@ -229,7 +229,8 @@ def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _read(recipe: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def spelled(recipe: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """What a recipe says, unchecked, and what to call it: a mapping, a name, a YAML file, or a path to text."""
     if isinstance(recipe, Mapping):
         return flat_free(recipe), "recipe"
     path = Path(recipe)

@@ -80,7 +80,7 @@ def _run(asked: Recipe, folder: RunFolder, accelerator: Accelerator, going_on: b
     from unmask.data.batches import Batches
     from unmask.data.dialogues import LeftOut
     from unmask.memory import give_back
-    from unmask.training import setup
+    from unmask.training import setup, trial
     from unmask.training.loop import Trainer
     from unmask.training.progress import Progress, StopSignal
 
@@ -103,8 +103,8 @@ def _run(asked: Recipe, folder: RunFolder, accelerator: Accelerator, going_on: b
     folder.adapter = setup.adapt(model, recipe)
     masking = setup.make_masking(recipe, tokenizer, accelerator.device)
     answers, in_bfloat16 = any(part.unit == "dialogue" for part in recipe.data.sources), recipe.precision == "bfloat16"
-    batches.ended = setup.try_out(model, masking, answers, in_bfloat16)
-    setup.check_pairs(recipe, model, batches.ended)
+    batches.ended = trial.try_out(model, masking, answers, in_bfloat16)
+    trial.check_pairs(recipe, model, batches.ended)
     samples = _samples(tokenizer, setup.prompts(recipe), in_bfloat16) if main else None
     trainer = Trainer(recipe, model, masking, batches, tokenizer, folder, accelerator, samples)
     if going_on:
