@@ -290,7 +290,7 @@ def test_candidates_are_read_in_one_pass_as_token_by_token(text: str, monkeypatc
     monkeypatch.setattr(lm.model.backbone, "forward", counted)
     whole = lm.fill(text, n=n)
     assert len(passes) == 1
-    monkeypatch.setattr(opening, "_all_told", lambda start, holes: False)
+    monkeypatch.setattr(opening, "all_told", lambda start, holes: False)
     stepwise = lm.fill(text, n=n)
     assert len(passes) > 3
     assert [fill.text for fill in whole] == [fill.text for fill in stepwise]
