@@ -96,7 +96,8 @@ class Mixture:
         the law ever hides, the second copy is the first again.
         """
         hidden, part = self._hidden(clean, noise)
-        clean = _with_given(clean, self._told("given", part))
+        if any(one.given >= 0 for one in self.parts):
+            clean = _with_given(clean, self._told("given", part))
         twice = self._told("complement", part)
         if not bool(twice.any()):
             return clean, self._averaged(hidden, part), noise
@@ -146,7 +147,8 @@ class Mixture:
         return Hidden(mask, own["weight"], own["count"], own["bound"], starts, level, within), pick
 
     def _said(self, part: Part, clean: Canvas, noise: Noise) -> Hidden:
-        clean = _with_given(clean, torch.full((clean.n_rows,), part.given, device=clean.ids.device))
+        if part.given >= 0:
+            clean = _with_given(clean, torch.full((clean.n_rows,), part.given, device=clean.ids.device))
         if self.block is None:
             return part.law(clean, noise, **part.settings)
         return in_blocks(part.law, clean, noise, self.block, **part.settings)
