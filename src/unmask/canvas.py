@@ -110,6 +110,11 @@ class Canvas:
         begins[1:] |= self.segment[1:] != self.segment[:-1]
         return element - torch.where(begins, element, 0).cummax(0).values
 
+    @cached_property
+    def begin(self) -> Tensor:
+        """The element that each one's segment of its row begins with, `[N]`."""
+        return torch.arange(self.n_elements, device=self.ids.device) - self.place
+
     @property
     def in_holes(self) -> Tensor:
         """What stands in a hole, written or still to be, `[N]` bool: not the user's own."""

@@ -28,12 +28,7 @@ def write_whole(model: Model, canvas: Canvas, told: Sequence[dict[int, list[int]
         canvas: Rows as the tokenizer reads them, on the model's device.
         told: For each row the tokens of every hole; none is empty.
     """
-    site = (canvas.role == Role.SIGN).nonzero().squeeze(1)
-    pairs = zip(canvas.rows[site].tolist(), canvas.hole[site].tolist(), strict=True)
-    tokens = [told[row][hole] for row, hole in pairs]
-    counts = torch.tensor([len(some) for some in tokens], device=site.device)
-    ids = torch.tensor([token for some in tokens for token in some], device=site.device)
-    clean = canvas.apply(Edits.emit(site, counts, ids, Role.TEXT))
+    clean = _filled(canvas, told)
     cache = Cache()
     return concat([_written(model, clean.take(some), cache) for some in chunks(clean.lengths, CHUNK)])
 
@@ -49,15 +44,16 @@ def priced(
         told: For each the tokens of every hole; none is empty.
         keys: What names the draws of each, alike for those of one text.
     """
-    filled = [_filled(row, some) for row, some in zip(rows, told, strict=True)]
+    filled = [_filled(row, [some]) for row, some in zip(rows, told, strict=True)]
     hidden = [(row.role == Role.TEXT) & (row.hole >= 0) for row in filled]
     return concat(filled), score(model, filled, hidden, keys=keys)
 
 
-def _filled(canvas: Canvas, told: dict[int, list[int]]) -> Canvas:
-    """The first row of a canvas with the tokens of its holes in the place of their signs."""
+def _filled(canvas: Canvas, told: Sequence[dict[int, list[int]]]) -> Canvas:
+    """Each row with the tokens of its holes in the place of their signs."""
     site = (canvas.role == Role.SIGN).nonzero().squeeze(1)
-    tokens = [told[hole] for hole in canvas.hole[site].tolist()]
+    pairs = zip(canvas.rows[site].tolist(), canvas.hole[site].tolist(), strict=True)
+    tokens = [told[row][hole] for row, hole in pairs]
     counts = torch.tensor([len(some) for some in tokens], device=site.device)
     ids = torch.tensor([token for some in tokens for token in some], device=site.device)
     return canvas.apply(Edits.emit(site, counts, ids, Role.TEXT))

@@ -109,11 +109,16 @@ def _written(
     asked = [(reading.canvas, start.forced) for reading, plan in zip(readings, plans, strict=True) for start in plan]
     asked = [one for one, told_all in zip(asked, whole, strict=True) if told_all]
     rows = concat([row for row, _ in asked]).to(device)
-    with_all = concat([canvas, write_whole(model, rows, [forced for _, forced in asked])])
-    number = torch.arange(canvas.n_rows, device=device)
-    at = torch.tensor(whole, device=device)
-    number = number.masked_scatter(at, canvas.n_rows + torch.arange(len(asked), device=device))
-    return replace(with_all.take(number), request=torch.arange(canvas.n_rows, device=device))
+    at = [i for i, told_all in enumerate(whole) if told_all]
+    return _with_rows(canvas, at, write_whole(model, rows, [forced for _, forced in asked]))
+
+
+def _with_rows(canvas: Canvas, at: Sequence[int], rows: Canvas) -> Canvas:
+    """A canvas with other rows in the places `at`."""
+    number = torch.arange(canvas.n_rows, device=canvas.ids.device)
+    request = number.clone()
+    number[at] = canvas.n_rows + torch.arange(len(at), device=number.device)
+    return replace(concat([canvas, rows]).take(number), request=request)
 
 
 def _forced(
@@ -148,19 +153,14 @@ def _priced(
             f"candidates beside other holes, and a {model.objective.name} model · it prices whole texts, and no place"
             f" that is still open · fill the other holes first, or use a model of {' or '.join(able)}"
         )
-    device, number = canvas.ids.device, torch.arange(canvas.n_rows, device=canvas.ids.device)
+    device = canvas.ids.device
     told = [(pairs[i][0].canvas.to(device), pairs[i][1].forced, key_of(pairs[i][0].canvas)) for i in at]
     rows, found = priced(model, *(list(column) for column in zip(*told, strict=True)))
     score = torch.zeros(canvas.n_rows, dtype=torch.float64, device=device)
     loose = torch.zeros(canvas.n_rows, dtype=torch.bool, device=device)
-    number[at] = canvas.n_rows + torch.arange(len(at), device=device)
     score[at] = torch.tensor([one.log_prob for one in found], dtype=torch.float64, device=device)
     loose[at] = torch.tensor([one.kind != "exact" for one in found], device=device)
-    return (
-        replace(concat([canvas, rows]).take(number), request=torch.arange(canvas.n_rows, device=device)),
-        score,
-        loose,
-    )
+    return _with_rows(canvas, at, rows), score, loose
 
 
 @dataclass(frozen=True)

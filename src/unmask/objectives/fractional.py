@@ -190,17 +190,12 @@ class Fractional(Insertion):
     def view(self, canvas: Canvas, targets: Targets | None = None, *, sites: Sites | None = None) -> View:
         """The elements in the order of their births, each seeing what is as old or older."""
         births, laid = self._read(canvas)
-        given = births.birth == 0
-        segment = canvas.segment[births.keep]
-        part = births.row * (int(segment.max()) + 1 if segment.numel() else 1) + segment
-        begins = torch.ones_like(given)  # a segment of a row does
-        begins[1:] = part[1:] != part[:-1]
-        number = given.long().cumsum(0) - 1
-        number = number - torch.where(begins, number, 0).cummax(0).values  # of a given element in its segment, from 0
-        part = begins.long().cumsum(0) - 1
-        most = torch.zeros_like(number).scatter_reduce(0, part, number, "amax")
-        place = torch.where(given, number / most[part].clamp(min=1), 0.0)
-        ids = canvas.ids[births.keep]
+        keep, given = births.keep, births.birth == 0
+        count = (keep & (canvas.birth == 0)).long().cumsum(0)
+        number = count - count[canvas.begin]  # of a given element in its segment, from 0
+        most = torch.zeros_like(number).scatter_reduce(0, canvas.begin, number, "amax")[canvas.begin]
+        place = torch.where(given, (number / most.clamp(min=1))[keep], 0.0)
+        ids, segment = canvas.ids[keep], canvas.segment[keep]
         if n := laid.row.numel() - ids.numel():  # queries
             ids, place = torch.cat([ids, ids.new_full((n,), self.blank)]), torch.cat([place, place.new_zeros(n)])
             given, segment = torch.cat([given, given.new_zeros(n)]), torch.cat([segment, segment[laid.left[-n:]]])
@@ -245,20 +240,20 @@ class Fractional(Insertion):
 
     def _seen(self, canvas: Canvas, sites: Sites | None = None) -> Seen:
         """Where what is said of slots is read: beside them, or at their queries."""
+        if not self.queries and bool((canvas.role == Role.SIGN).any()):
+            return super()._seen(canvas, sites)
         births, laid = self._read(canvas)
         n, keep = births.birth.numel(), births.keep
         firsts = keep.long().cumsum(0)[canvas.offsets[:-1]] - 1
-        if self.queries:
-            number = torch.arange(laid.row.numel() - n, device=firsts.device)
-            if sites is not None:
-                number = torch.searchsorted(open_signs(canvas).element, sites.element)
-            at = torch.arange(number.numel(), device=number.device)
-            first = number.numel() + torch.arange(canvas.n_rows, device=number.device)
-            return Seen(keep, torch.cat([n + number, firsts]), laid.row[n:][number], at, at, first)
-        if bool((canvas.role == Role.SIGN).any()):
-            return super()._seen(canvas, sites)
-        slots = self._slots(canvas, births)
-        return Seen(keep, torch.arange(n, device=firsts.device), slots.row, slots.left, slots.right, firsts)
+        if not self.queries:
+            slots = self._slots(canvas, births)
+            return Seen(keep, torch.arange(n, device=firsts.device), slots.row, slots.left, slots.right, firsts)
+        number = torch.arange(laid.row.numel() - n, device=firsts.device)
+        if sites is not None:
+            number = torch.searchsorted(open_signs(canvas).element, sites.element)
+        at = torch.arange(number.numel(), device=number.device)
+        first = number.numel() + torch.arange(canvas.n_rows, device=number.device)
+        return Seen(keep, torch.cat([n + number, firsts]), laid.row[n:][number], at, at, first)
 
     def likelihood(
         self,

@@ -168,8 +168,7 @@ class Insertion:
         """All but the slots; what stands beside one is read."""
         seen = self._seen(canvas)
         before = torch.cat([seen.left.new_zeros(1), seen.keep.long().cumsum(0)])
-        index = torch.arange(canvas.n_elements, device=before.device)
-        place = before[:-1] - before[index - canvas.place]
+        place = before[:-1] - before[canvas.begin]
         ids, place, segment = (column[seen.keep] for column in (canvas.ids, place, canvas.segment))
         return View(ids, before[canvas.offsets], place, seen.read, segment=segment)
 
