@@ -46,11 +46,9 @@ class Table:
         """Whether there is a row for a key now; not, if another process is at it and there is no `wait`."""
         if _name(key) in self.known:
             return True
-        locks = self.path.parent / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
         digest = blake2b(_name(key).encode(), digest_size=8).hexdigest()
         try:
-            with FileLock(locks / f"{self.path.stem}-{digest}", timeout=-1 if wait else 0):
+            with FileLock(self._lock(f"{self.path.stem}-{digest}"), timeout=-1 if wait else 0):
                 self._read()
                 if _name(key) in self.known:
                     return True
@@ -73,10 +71,17 @@ class Table:
             self.known[_name(key)] = found
 
     def _keep(self, key: Row, found: Row) -> None:
-        broken = self.path.exists() and not self.path.read_bytes().endswith(b"\n")
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(("\n" if broken else "") + json.dumps([key, found]) + "\n")
+        """Add a line; under a lock, since a line that another process is at looks like one that was cut off."""
+        with FileLock(self._lock(self.path.stem)):
+            broken = self.path.exists() and not self.path.read_bytes().endswith(b"\n")
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(("\n" if broken else "") + json.dumps([key, found]) + "\n")
         self.known[_name(key)] = found
+
+    def _lock(self, name: str) -> Path:
+        locks = self.path.parent / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        return locks / name
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:

@@ -445,6 +445,14 @@ def test_processes_share_a_table(tmp_path):
     assert len(path.read_text().splitlines()) == 3
 
 
+def test_rows_of_many_writers_are_lines(tmp_path):
+    path, keys = tmp_path / "t.jsonl", [{"a": n} for n in range(40)]
+    with ThreadPoolExecutor(8) as pool:  # rows are long, so that one could be caught half written
+        made = [pool.submit(table.Table(path).rows, [key], lambda key: {"b": "x" * 100_000}) for key in keys]
+    assert all(one.result() for one in made)
+    assert sorted(json.loads(line)[0]["a"] for line in path.read_text().splitlines()) == list(range(40))
+
+
 def test_passages_are_held_out_and_cut_at_words(text):
     tok = tokenizer()
     found = held_out.passages([text], None, tok, n=3, most=60, least=20)
