@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unmask.backbone import Backbone, BackboneConfig
+from unmask.backbone import Backbone, BackboneConfig, attention
 from unmask.backbone.attention import Pattern
 from unmask.backbone.norm import RMSNorm
 from unmask.backbone.positions import rotary, rotate
@@ -65,6 +65,30 @@ def test_gradients_of_buckets_are_those_of_the_dense_rule() -> None:
         grads.append([p.grad.clone() for p in model.parameters()])
     for fast, plain in zip(*grads, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_products_that_are_written_out_are_the_kernel(masked: bool, causal: bool, monkeypatch) -> None:
+    generator, length = torch.Generator().manual_seed(0), 7
+    mask = (torch.rand(2, 1, length, length, generator=generator) < 0.5) | torch.eye(length, dtype=torch.bool)
+    mask = (mask & torch.ones(length, length, dtype=torch.bool).tril() if causal else mask) if masked else None
+    exact = [torch.randn(2, 3, length, 4, dtype=torch.float64, generator=generator) for _ in range(4)]
+    found = {}
+    for name, short, dtype in (("exact", 0, torch.float64), ("kernel", length - 1, torch.bfloat16),
+                               ("products", length, torch.bfloat16)):  # fmt: skip
+        monkeypatch.setattr(attention, "SHORT", short)
+        *qkv, upstream = (x.to(dtype) for x in exact)
+        qkv = [x.requires_grad_() for x in qkv]
+        out = attention.attended(*qkv, mask, causal)
+        assert (type(out.grad_fn).__name__ == "_ProductsBackward") == (name == "products")
+        found[name] = [out, *torch.autograd.grad(out, qkv, upstream)]
+    for products, kernel, plain in zip(*(found[name] for name in ("products", "kernel", "exact")), strict=True):
+        assert (products - plain).abs().max() < 2 * (kernel - plain).abs().max() + 0.01
+    qkv = [x.requires_grad_() for x in exact[:3]]
+    again = attention._Products.apply(*qkv, mask if masked or not causal else torch.ones(length, length).tril().bool())
+    for one, plain in zip([again, *torch.autograd.grad(again, qkv, exact[3])], found["exact"], strict=True):
+        torch.testing.assert_close(one, plain, rtol=0, atol=1e-12)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

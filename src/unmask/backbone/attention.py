@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from unmask.view import View, visible
 
 WASTE = 0.15  # the share of padded places a bucket of rows may have inside attention
+SHORT = 512  # rows up to which scores are kept for the backward pass, a matrix for each row and head
 
 
 class Pattern:
@@ -116,11 +119,7 @@ class Bucket:
             q, k, v = (x.view(shape).transpose(1, 2) for x in (q, k, v))
         else:
             q, k, v = (x[self.grid.flatten()].view(shape).transpose(1, 2) for x in (q, k, v))
-        mask = self._mask(causal, window)
-        if mask is None:
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        else:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = attended(q, k, v, self._mask(causal, window), causal)
         out = out.transpose(1, 2)
         return out.flatten(0, 1) if self.whole else out[self.real]
 
@@ -139,6 +138,52 @@ class Bucket:
             sees = sees & ((self.position[:, :, None] - self.position[:, None, :]).abs() <= window)
         sees = sees | torch.eye(self.length, dtype=torch.bool, device=sees.device)  # padded rows see themselves
         return sees[:, None]
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """Softmax attention of `q, k, v [b, H, L, d]`, to the same shape.
+
+    Where gradients are wanted in bfloat16 on a CPU, by products that are written out: torch's own kernel takes three
+    to five times as long there, nearly all of it in its backward pass.
+
+    Args:
+        q: Who asks.
+        k: Who answers.
+        v: What is said.
+        mask: Who sees whom, `[b, 1, L, L]`; None: all see all, or what stands before them.
+        causal: Which of the two; a mask has it already.
+    """
+    if q.requires_grad and q.dtype == torch.bfloat16 and not q.is_cuda and q.shape[2] <= SHORT:
+        if mask is None and causal:
+            mask = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool).tril()
+        out: Tensor = _Products.apply(q, k, v, mask)  # type: ignore[no-untyped-call]
+        return out
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None)
+
+
+class _Products(torch.autograd.Function):
+    """softmax(q k / sqrt(d)) v with its probabilities kept, in the precision of what it is given."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        shape = q.shape
+        q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+        scores = torch.bmm(q, k.mT).mul_(shape[3] ** -0.5)
+        if mask is not None:
+            scores.view(*shape[:3], shape[2]).masked_fill_(~mask, float("-inf"))
+        chances = scores.softmax(-1, dtype=scores.dtype)
+        ctx.save_for_backward(q, k, v, chances)
+        return torch.bmm(chances, v).view(shape)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        q, k, v, chances = ctx.saved_tensors
+        shape, upstream = upstream.shape, upstream.flatten(0, 1)
+        by_chances = torch.bmm(upstream, v.mT)
+        by_scores = torch.ops.aten._softmax_backward_data(by_chances, chances, -1, chances.dtype)
+        by_scores = by_scores.mul_(shape[3] ** -0.5)
+        each = torch.bmm(by_scores, k), torch.bmm(by_scores.mT, q), torch.bmm(chances.mT, upstream)
+        return *(x.view(shape) for x in each), None
 
 
 def _buckets(view: View) -> list[Bucket]:
