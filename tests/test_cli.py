@@ -56,7 +56,7 @@ class StandIn:
         self.calls += [{"n": n, **how}] if texts else []
         return [self._fills(text + " " + SIGN, n) for text in texts]
 
-    def score(self, texts: list[str], **how: Any) -> Any:
+    def score(self, texts: list[str], prompt: str | None = None, **how: Any) -> Any:
         return [
             Score(-9.5, "exact", None, math.nan if len(text) < 2 else 0.0, tokens=8, words=len(text.split()))
             for text in texts

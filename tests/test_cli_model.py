@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import unmask
 from toys import TEXT, nonsense
 from unmask.cli import main
 from unmask.cli.app import EXAMPLES
@@ -88,6 +89,13 @@ def test_score(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert line["log_prob"] < 0
         assert math.isfinite(line["log_prob"])
         assert line["words"] in (3, 4)
+        assert "prompt" not in line
+    ask = ["score", "sat.", "ran home.", "--prompt", "The cat", "--model", folder, "--json"]
+    assert main(ask) == 0
+    lm = unmask.load(folder)
+    for line in objects(capsys):
+        assert (line["prompt"], line["words"]) == ("The cat", len(line["input"].split()))
+        assert line["log_prob"] == pytest.approx(lm.score(line["input"], "The cat").log_prob, abs=1e-3)
 
 
 def test_generate(folder: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import HfApi
 
 import unmask
-from toys import FAMILIES, WRITERS, toy
+from toys import FAMILIES, WRITERS, toy, with_options
 from unmask import Blank, Canvas, Fill, Mask, Score
 from unmask.language_model import LanguageModel, load
 from unmask.tokenizer import Tokenizer
@@ -208,6 +208,18 @@ def test_candidates_that_cannot_be_written_are_refused(family: str) -> None:
     lm = LanguageModel(toy(family).model, foreign)
     with pytest.raises(ValueError, match="the candidate '\u2603'"):
         lm.fill("the ___{\u2603|cat} sat")
+
+
+def test_a_text_costs_what_its_beginning_costs_and_the_rest_behind_it() -> None:
+    lm = toy("left_to_right")
+    lm = with_options(lm, plain=True, begin=lm.tokenizer.signs["start"], stop=lm.tokenizer.signs["sep"])
+    whole, first = lm.score("the cat sat on the mat"), lm.score("the cat")
+    rest = lm.score(["sat on the mat", "ran to the man"], "the cat")
+    assert whole.log_prob == pytest.approx(first.log_prob + rest[0].log_prob, abs=1e-9)
+    assert whole.tokens == first.tokens + rest[0].tokens
+    assert rest[0].words == 4
+    with pytest.raises(ValueError, match="the text is empty"):
+        lm.score(["sat", ""], "the cat")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -15,6 +15,8 @@ from unmask.canvas import Canvas, Role, concat
 from unmask.data.batches import Batches
 from unmask.data.sources import DataConfig, Source
 from unmask.decoding.masks import Masks
+from unmask.decoding.score import key_of
+from unmask.decoding.score import score as scored
 from unmask.holes import Blank
 from unmask.masking.mixture import Mixture
 from unmask.training.run import train
@@ -23,11 +25,11 @@ FAMILIES = ("blank_lm", "masked_diffusion", "left_to_right", "insertion", "fract
 START, END, SEP, BLANK = SIGNS["start"], SIGNS["end"], SIGNS["sep"], SIGNS["blank"]
 
 
-def two_parts(source: list[int], target: list[int]) -> Canvas:
+def two_parts(source: list[int], target: list[int], signs: dict[str, int] = SIGNS) -> Canvas:
     """A row `start source sep target end` with all of the target free."""
-    ids = [START, *source, SEP, *target, END]
+    ids = [signs["start"], *source, signs["sep"], *target, signs["end"]]
     n = len(source) + 1
-    kinds = {BLANK: Role.SIGN, START: Role.SCAFFOLD, SEP: Role.SCAFFOLD, END: Role.SCAFFOLD}
+    kinds = {signs["blank"]: Role.SIGN} | {signs[name]: Role.SCAFFOLD for name in ("start", "sep", "end")}
     role = torch.tensor([kinds.get(i, Role.TEXT) for i in ids])
     segment = (torch.arange(len(ids)) >= n).long()
     fixed = (segment == 0) | (role == Role.SCAFFOLD)
@@ -118,6 +120,24 @@ def test_an_answer_is_put_into_a_segment_of_its_own(family):
     assert row.hole.tolist() == [-1] * (at + 1) + [0, -1]
     assert row.fixed.tolist() == [*plain.fixed[:at].tolist(), True, *plain.fixed[at:].tolist()]
     assert row.role[at] == Role.SCAFFOLD
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_answer_is_scored_as_it_is_learned(family):
+    """Given its source, in a row such as training reads; in any company."""
+    lm, source = toy(family, segments=2), "the cat sat"
+    answers = ["a dog", "on", "the old man"]
+    found = lm.score(answers, source, orders=4)
+    ids = [lm.tokenizer.encode(source)] + [lm.tokenizer.encode(f" {one}", inside=True) for one in answers]
+    signs = lm.tokenizer.signs
+    for answer, said, score in zip(answers, ids[1:], found, strict=True):
+        row = two_parts(ids[0], said, signs)
+        key = key_of(lm.tokenizer.read([f"{source} ", Blank()]).apart(signs["sep"]).canvas)
+        (plain,) = scored(lm.model, [row], [~row.fixed], orders=4, keys=[key])
+        assert (plain.log_prob, plain.std_error) == pytest.approx((score.log_prob, score.std_error), abs=1e-9)
+        assert (score.tokens, score.kind, score.given) == (len(said), plain.kind, plain.given)
+        assert lm.score(answer, source, orders=4).log_prob == pytest.approx(score.log_prob, abs=1e-9)
+        assert lm.score(answer, "a big old dog", orders=4).log_prob != pytest.approx(score.log_prob, abs=1e-3)
 
 
 WORDS = dict(zip("eins zwei drei vier rot blau".split(), "one two three four red blue".split(), strict=True))

@@ -16,7 +16,8 @@ from unmask.decoding.answers import fills_of, history, some, write
 from unmask.decoding.infill import infill, run
 from unmask.decoding.masks import Masks
 from unmask.decoding.opening import Opened, open_all
-from unmask.decoding.score import Asked, score
+from unmask.decoding.ranking import rank
+from unmask.decoding.score import EMPTY, Asked, score
 from unmask.decoding.search import Search, search_of
 from unmask.folder import write_model
 from unmask.holes import Blank, Mask, Sign
@@ -233,10 +234,8 @@ class LanguageModel:
         """
         many = not isinstance(prompt, str | Reading)
         prompts = [prompt] if isinstance(prompt, str | Reading) else list(prompt)
-        readings = [self.tokenizer.read([_spaced(one), Blank()]) if isinstance(one, str) else one for one in prompts]
+        readings = [self._behind(one, Blank()) for one in prompts]
         search = search_of(policy, n, beam, steps, temperature, top_p, top_k, seed, timeout, masks, end_penalty, n)
-        if self.model.config.backbone.n_segments > 1:
-            readings = [reading.apart(self.model.config.signs["sep"]) for reading in readings]
         found = self._fill(readings, search, max_words)
         return found if many else found[0]
 
@@ -280,14 +279,20 @@ class LanguageModel:
                 yield self._step(moment.open.canvas, reading, opened, moment.passes)
 
     @overload
-    def score(self, text: str, **how: Unpack[Asked]) -> Score: ...
+    def score(self, text: str, prompt: str | None = None, **how: Unpack[Asked]) -> Score: ...
     @overload
-    def score(self, text: list[str] | tuple[str, ...], **how: Unpack[Asked]) -> list[Score]: ...
-    def score(self, text: str | list[str] | tuple[str, ...], **how: Unpack[Asked]) -> Score | list[Score]:
+    def score(
+        self, text: list[str] | tuple[str, ...], prompt: str | None = None, **how: Unpack[Asked]
+    ) -> list[Score]: ...
+    def score(
+        self, text: str | list[str] | tuple[str, ...], prompt: str | None = None, **how: Unpack[Asked]
+    ) -> Score | list[Score]:
         """How likely a text is, taken as it is; a list of texts gives a list.
 
         Args:
             text: The text; hole signs in it are text.
+            prompt: What stands before it and is given, as `generate` goes on from it: by a model of two segments the
+                source. Texts behind one prompt share their draws, so that answers to it can be compared.
             how: `method`, one of the family's estimators, else its best for the length; `orders`, how many are drawn
                 where some are, two at least; `seed`, for the draws. `method="duel"` is how likely a policy that draws
                 no places is to write the text, exactly, for families that are told the length: by `policy` (else
@@ -297,13 +302,24 @@ class LanguageModel:
             ValueError: for an empty text, one too long for the model, or a method it does not have.
         """
         texts = [text] if isinstance(text, str) else list(text)
-        canvases = [self.tokenizer.read([one]).canvas for one in texts]
-        found = score(self.model, canvases, **how)
+        if prompt is None:
+            found = score(self.model, [self.tokenizer.read([one]).canvas for one in texts], **how)
+        elif not all(texts):
+            raise ValueError(EMPTY)
+        else:
+            asked = [self._behind(prompt, Blank(candidates=(one,))) for one in texts]
+            found = [one for (one,) in rank(self.model, self.tokenizer, asked, **how)]
         scores = [
             Score(one.log_prob, one.kind, one.given, one.std_error, one.tokens, len(words.split()))
             for one, words in zip(found, texts, strict=True)
         ]
         return scores[0] if isinstance(text, str) else scores
+
+    def _behind(self, prompt: str | Reading, sign: Blank) -> Reading:
+        """A prompt and a hole behind it; by a model of two segments the hole is one of its own."""
+        reading = self.tokenizer.read([_spaced(prompt), sign]) if isinstance(prompt, str) else prompt
+        apart = self.model.config.backbone.n_segments > 1
+        return reading.apart(self.model.config.signs["sep"]) if apart else reading
 
     def _fill(
         self, readings: Sequence[Reading], search: Search, max_words: int | None, together: int = 1

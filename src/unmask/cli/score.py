@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from unmask.results import Score
 
 EXAMPLE = """unmask score "The cat sat on the mat." "The mat sat on the cat."
+unmask score "tea." "bread." --prompt "He drank a cup of"
 echo "The cat sat on the mat." | unmask score - --json"""
 FIELDS = ("log_prob", "kind", "given", "std_error", "tokens", "words")
 
@@ -24,6 +25,10 @@ def score(
     model: options.Model = None,
     as_json: options.Json = False,
     seed: options.Seed = 0,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", help="What stands before each text and is given; by a model of pairs the source."),
+    ] = None,
     method: Annotated[
         str | None, typer.Option("--method", help=f"The estimator: {', '.join(choices.METHODS)}.")
     ] = None,
@@ -46,13 +51,14 @@ def score(
     scored: list[tuple[str, Score]] = []
 
     def work(some: list[str]) -> Sequence[Score]:
-        return lm.score(some, seed=seed, **how)
+        return lm.score(some, prompt, seed=seed, **how)
 
     def show(text: str, result: Score) -> None:
         if not as_json:
             scored.append((text, result))
             return
-        line = {"input": text, "model": model or "default"} | {name: getattr(result, name) for name in FIELDS}
+        line = {"input": text} | options.given(prompt=prompt) | {"model": model or "default"}
+        line |= {name: getattr(result, name) for name in FIELDS}
         print_line(line)
 
     failed = inputs.each(waiting, work, show, complaint(as_json))

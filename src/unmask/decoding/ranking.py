@@ -12,11 +12,11 @@ from unmask.decoding.score import Asked, Scored, key_of, score
 from unmask.decoding.starts import candidate_of
 from unmask.holes import Blank, Sign
 from unmask.model import Model
-from unmask.tokenizer import Tokenizer
+from unmask.tokenizer import Reading, Tokenizer
 
 
 def rank(
-    model: Model, tokenizer: Tokenizer, questions: Sequence[Sequence[str | Sign]], **how: Unpack[Asked]
+    model: Model, tokenizer: Tokenizer, questions: Sequence[Sequence[str | Sign] | Reading], **how: Unpack[Asked]
 ) -> list[list[Scored]]:
     """Give log p(candidate | the rest of its text), nats, for each candidate of each question.
 
@@ -26,7 +26,7 @@ def rank(
     Args:
         model: In evaluation mode.
         tokenizer: The model's.
-        questions: Pieces of each text, one of them a blank with candidates and no other hole.
+        questions: Pieces of each text, or what was read of them; one piece is a blank with candidates, no other a hole.
         how: The estimator, as in `score`.
 
     Raises:
@@ -34,8 +34,9 @@ def rank(
     """
     rows: list[Canvas] = []
     keys: list[int] = []
-    for pieces in questions:
-        reading = tokenizer.read(pieces)
+    counts: list[int] = []
+    for asked in questions:
+        reading = asked if isinstance(asked, Reading) else tokenizer.read(asked)
         holes = reading.holes
         sign = holes[0].sign if len(holes) == 1 else None
         if not isinstance(sign, Blank) or not sign.candidates:
@@ -47,10 +48,7 @@ def rank(
             ids = torch.tensor(candidate_of(tokenizer, holes[0], text), dtype=torch.int64)
             rows.append(reading.canvas.apply(Edits.emit(site, torch.tensor([ids.numel()]), ids, Role.TEXT)))
             keys.append(key_of(reading.canvas))
+        counts.append(len(sign.candidates))
     hidden = [(row.role == Role.TEXT) & (row.hole >= 0) for row in rows]
     found = iter(score(model, rows, hidden, keys=keys, **how))
-    return [[next(found) for _ in _candidates(pieces)] for pieces in questions]
-
-
-def _candidates(pieces: Sequence[str | Sign]) -> tuple[str, ...]:
-    return next(piece.candidates for piece in pieces if isinstance(piece, Blank))
+    return [[next(found) for _ in range(n)] for n in counts]

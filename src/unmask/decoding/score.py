@@ -24,6 +24,7 @@ from unmask.results import Kind
 
 ORDERS = 16
 LOGITS = 2**27  # of one pass, at most: tokens times words
+EMPTY = "the text is empty · there is nothing to score · give at least one character"
 
 
 class Asked(TypedDict, total=False):
@@ -92,7 +93,7 @@ def score(
     sizes = [int(some.sum()) for some in hidden]
     for canvas, size in zip(canvases, sizes, strict=True):
         if size == 0:
-            raise ValueError("the text is empty · there is nothing to score · give at least one character")
+            raise ValueError(EMPTY)
         _fits(model, canvas.lengths)  # before anything is read: a text that is far too long would cost much
     keys = keys or [key_of(canvas) for canvas in canvases]
     room = max(1, min(CHUNK, LOGITS // model.config.backbone.vocab_size))
