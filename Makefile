@@ -27,7 +27,7 @@ slow: $(WORK) ## the tests that take minutes: kill and resume, built wheels, lon
 	$(BIN)/python -m pytest -q -m slow
 
 bench: $(WORK) ## run benchmarks/*.py, each of which prints its table
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@for file in $(filter-out %/random_models.py, $(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python "$$file"; done
 
 docs: $(WORK) ## write docs/help.md anew from the live --help, then run what README and docs show
 	$(BIN)/python docs/write_help.py

@@ -4,9 +4,10 @@
 
 Random weights, 6 layers of width 384, whose ends come when a hole is full, so that every way writes the same number of
 tokens: what it costs, not how good it is. All ways in turn in one process, processor time, each with the opening of its
-texts. *Tokens read*: elements that went through the layers. *FLOPs*: of products and attention, as torch counts them.
-*Grows as*: the exponent of processor time in new tokens, a line through the logarithms. Ways that read all anew for
-every word stop at --most tokens.
+texts; float32, and with --dtypes the same weights as they may lie for filling. *Tokens read*: elements that went
+through the layers. *FLOPs*: of products and attention in float32, as torch counts them. *Grows as*: the exponent of
+processor time in new tokens, a line through the logarithms. Ways that read all anew for every word stop at --most
+tokens.
 """
 
 import argparse
@@ -20,8 +21,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import unmask
-from unmask.backbone import BackboneConfig
+from random_models import DTYPES, in_dtype, random_model
 from unmask.backbone.transformer import Layer
 from unmask.decoding.infill import infill
 from unmask.decoding.opening import open_all
@@ -29,7 +29,6 @@ from unmask.decoding.search import Search
 from unmask.evaluation.prompts import prompts
 from unmask.holes import Blank
 from unmask.language_model import LanguageModel
-from unmask.model import Model, ModelConfig
 from unmask.tokenizer import Reading
 
 
@@ -54,17 +53,13 @@ WAYS = {
 }
 
 
-def of_shape(way: Way, longest: int) -> LanguageModel:
-    """Random weights, and the vocabulary of the built-in model; an end is never the likeliest where a word may come."""
-    base = unmask.load()
-    config = base.model.config
-    positions: Any = "affine" if way.family == "fractional" else "rotary"
-    shape = BackboneConfig(base.tokenizer.vocab_size, 384, 6, 6, max_length=longest, positions=positions)
-    model = Model(ModelConfig(way.family, shape, config.signs, config.special, way.options))
-    model.initialise(0)
+def made(way: Way, longest: int) -> LanguageModel:
+    """Random weights; an end is never the likeliest where a word may come."""
+    positions = "affine" if way.family == "fractional" else "rotary"
+    lm = random_model(way.family, 6, 384, options=way.options, max_length=longest, positions=positions)
     with torch.no_grad():
-        model.objective.head.words.bias[model.objective.end] = -1e4  # type: ignore
-    return LanguageModel(model, base.tokenizer)
+        lm.model.objective.head.words.bias[lm.model.objective.end] = -1e4
+    return lm
 
 
 def prompts_of(lm: LanguageModel, batch: int, n_tokens: int) -> list[Reading]:
@@ -115,6 +110,7 @@ def main() -> None:
     parser.add_argument("--new", default="16,64,256,1024", help="tokens, with commas between them")
     parser.add_argument("--batch", default="1", help="texts, with commas between them")
     parser.add_argument("--prompt", type=int, default=16, help="tokens")
+    parser.add_argument("--dtypes", default="float32", help=f"of {DTYPES}; with commas between them")
     parser.add_argument("--ways", default=";".join(WAYS), help="with ; between them")
     parser.add_argument("--most", type=int, default=256, help="new tokens of ways that read all anew for every word")
     parser.add_argument("--rounds", type=int, default=3)
@@ -122,8 +118,12 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     sizes = [int(size) for size in given.new.split(",")]
-    ways = {name: WAYS[name] for name in given.ways.split(";")}
-    models = {name: of_shape(way, given.prompt + 3 * max(sizes) + 8) for name, way in ways.items()}
+    ways, models = {}, {}
+    for name in given.ways.split(";"):
+        lm = made(WAYS[name], given.prompt + 3 * max(sizes) + 8)
+        for dtype in given.dtypes.split(","):
+            full = name if dtype == "float32" else f"{name}, {dtype}"
+            ways[full], models[full] = WAYS[name], in_dtype(lm, dtype, prompts_of(lm, 1, given.prompt)[0])
     for batch in (int(batch) for batch in given.batch.split(",")):
         cells: dict[tuple[str, int], tuple[int, int, float, float]] = {}
         for size in sizes:
@@ -154,7 +154,8 @@ def main() -> None:
                 passes, n, flops, cpu = cells[name, size]
                 last = size == done[-1] and len(long) > 1
                 grows = f"n^{slope(long, [cells[name, some][3] for some in long]):.2f}" if last else ""
-                cost = f"{passes} | {n:,} | {flops:,.0f} | {cpu:.2f} | {batch * size / cpu:.1f}"
+                products = f"{flops:,.0f}" if name in WAYS else "–"
+                cost = f"{passes} | {n:,} | {products} | {cpu:.2f} | {batch * size / cpu:.1f}"
                 print(f"| {name} | {size} | {cost} | {grows} |")
 
 

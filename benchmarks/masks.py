@@ -14,7 +14,6 @@ of both in a ragged batch; 95 % of the same tokens, or DUEL within 0.02.
 import argparse
 import statistics
 import time
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ import torch
 from torch import Tensor
 
 import unmask
+from random_models import DTYPES, in_dtype, random_model
 from unmask import Masks
-from unmask.backbone import BackboneConfig
 from unmask.canvas import Canvas, Role
 from unmask.decoding.duel import duel
 from unmask.decoding.infill import infill
@@ -32,7 +31,7 @@ from unmask.decoding.search import Search
 from unmask.evaluation.prompts import prompts
 from unmask.holes import Blank
 from unmask.language_model import LanguageModel
-from unmask.model import Model, ModelConfig, pack, quantise
+from unmask.model import Model
 from unmask.tokenizer import Reading
 from unmask.view import View
 
@@ -107,15 +106,6 @@ def cut(lm: LanguageModel, text: str, n_tokens: int, new: int, batch: int, ragge
     return pairs
 
 
-def of_shape(layers: int, width: int) -> LanguageModel:
-    """A model with random weights, and the vocabulary of the built-in model."""
-    lm = unmask.load()
-    config, shape = lm.model.config, BackboneConfig(lm.tokenizer.vocab_size, width, layers, width // 64)
-    model = Model(ModelConfig("masked_diffusion", shape, config.signs, config.special))
-    model.initialise(0)
-    return LanguageModel(model, lm.tokenizer)
-
-
 def bar(lm: LanguageModel, reading: Reading) -> None:
     """Make words that ours may not write all but impossible, so that the plain algorithm has the same choice."""
     classes = open_all(lm.model, lm.tokenizer, [reading], None, Masks(length=1)).classes
@@ -134,22 +124,21 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--ragged", action="store_true", help="prompts of a quarter of the tokens to all of them")
     parser.add_argument("--passes", default="128,32")
-    parser.add_argument("--dtypes", default="float32,packed,int8", help="packed: float32 laid out for filling")
+    parser.add_argument("--dtypes", default="float32,packed,int8", help=DTYPES)
     parser.add_argument("--ways", default=";".join(WAYS), help="with ; between them")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    lm = unmask.load(given.model, dtype="float32") if given.model else of_shape(given.layers, given.width)
+    if given.model:
+        lm = unmask.load(given.model, dtype="float32")
+    else:
+        lm = random_model("masked_diffusion", given.layers, given.width)
     text = given.text.read_text(encoding="utf-8") if given.text else " ".join(prompts()).replace("___", "and") * 9
     pairs = cut(lm, text, given.prompt, given.new, given.batch, given.ragged)
     readings = [lm.tokenizer.read([before, Blank()]) for before, _ in pairs]
     bar(lm, readings[0])
-    models = {"float32": lm}
-    if "packed" in given.dtypes.split(","):
-        models["packed"] = LanguageModel(pack(deepcopy(lm.model)), lm.tokenizer)
-    if "int8" in given.dtypes.split(","):
-        models["int8"] = LanguageModel(quantise(deepcopy(lm.model), readings[0].canvas), lm.tokenizer)
+    models = {dtype: in_dtype(lm, dtype, readings[0]) for dtype in given.dtypes.split(",")}
     canvas = open_all(lm.model, lm.tokenizer, readings, None, Masks(length=given.new)).requests
     start = unmask.canvas.concat([one.starts for one in canvas])
     masks = start.role == Role.SIGN

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 
 from families import tiny_model
+from masks import plain
 from unmask.canvas import Canvas, Role
 from unmask.decoding.infill import run
 from unmask.decoding.masks import Masks
@@ -20,7 +18,6 @@ from unmask.holes import Hole, Mask
 from unmask.model import Model
 from unmask.objectives.words import WordHead
 
-PLAIN = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "masks.py"))
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2], [6, 5, 3, 5, 8, 9, 7, 9]]
 NEW = 12
 
@@ -68,10 +65,10 @@ def test_the_loop_writes_what_the_plain_algorithm_writes(block: int, steps: int)
         model = opinionated(seed)
         canvas = opened(model, PROMPTS)
         with torch.inference_mode():
-            plain = PLAIN["plain"](model, canvas, steps, block)
-        assert torch.equal(plain, written(model, canvas, steps, block))
-        assert not bool((plain == model.config.signs["mask"]).any())
-        others += not torch.equal(plain, written(model, canvas, steps, block, "rightmost"))
+            theirs = plain(model, canvas, steps, block)
+        assert torch.equal(theirs, written(model, canvas, steps, block))
+        assert not bool((theirs == model.config.signs["mask"]).any())
+        others += not torch.equal(theirs, written(model, canvas, steps, block, "rightmost"))
     assert others or steps == NEW // block, "models that write the same in any order would prove little"
 
 
@@ -87,7 +84,7 @@ def test_of_places_that_are_equally_sure_the_first_is_written(monkeypatch: pytes
     monkeypatch.setattr(words, "logits", certain)
     canvas = opened(model, PROMPTS)
     with torch.inference_mode():
-        plain = PLAIN["plain"](model, canvas, 4, NEW)
-    assert torch.equal(plain, written(model, canvas, 4, NEW))
-    assert torch.equal(plain, written(model, canvas, 4, NEW, "leftmost"))
-    assert not torch.equal(plain, written(model, canvas, 4, NEW, "rightmost"))
+        theirs = plain(model, canvas, 4, NEW)
+    assert torch.equal(theirs, written(model, canvas, 4, NEW))
+    assert torch.equal(theirs, written(model, canvas, 4, NEW, "leftmost"))
+    assert not torch.equal(theirs, written(model, canvas, 4, NEW, "rightmost"))
