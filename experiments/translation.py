@@ -13,7 +13,9 @@ for n tokens, one of them to end.
 
 import json
 import math
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,6 @@ COLUMNS = {
     "words": ".2f", "passes": ".1f", "at best": ".1f", "read": ".0f", "CPU ms": ".0f", "steps": ".0f",
     "Mtokens": ".2f", "CPU s": ".0f",
 }  # fmt: skip
-BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -95,19 +96,17 @@ def pairs_of(path: Path, most: int | None = None) -> list[Row]:
 
 
 def distilled(out: Path, made: Pilot, path: Path, most: int) -> Path:
-    """What a model writes for the sources of a file, as pairs; written once."""
+    """What a model writes for the sources of a file, as pairs, by `unmask distill`; written once."""
+    from unmask.cli import main as unmask
+
     target = out / f"distilled-{made.folder.name}-{most}.jsonl"
     with alone(out, target.name):
         if not target.exists():
-            sources = [pair["prompt"] for pair in pairs_of(path)]
-            lm, lines = made.load(), []
-            for part in (sources[start : start + BATCH] for start in range(0, len(sources), BATCH)):
-                said = [fills[0].holes[0].text.strip() for fills in lm.generate(part, max_words=most, beam=1)]
-                pairs = ({"prompt": a, "response": b} for a, b in zip(part, said, strict=True) if b)
-                lines += [json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs]
-            beside = target.with_suffix(".part")
-            beside.write_text("".join(lines), encoding="utf-8")
-            beside.rename(target)
+            asked = ["distill", path, target, "--model", made.folder / "model", "--max-words", most, "--beam", 1]
+            with redirect_stdout(sys.stderr):  # here stdout is for the table
+                code = unmask([str(word) for word in asked])
+            if code == 2:
+                raise ValueError(f"{target} was not written · the line above says why · mend it, and run this again")
     return target
 
 
