@@ -30,6 +30,8 @@ class Pattern:
         self._masks: dict[int | None, Tensor] = {}
         self._lengths: tuple[Tensor, int] | None = None
         self.buckets = [] if self.dense else _buckets(view)
+        places = torch.cat([bucket.place for bucket in self.buckets]) if self.buckets else view.read[:0]
+        self.back = places.argsort()  # of each packed place, where the buckets behind each other have it
 
     def of(self, column: Tensor) -> Tensor:
         """The elements to compute of a column `[M]`: all."""
@@ -60,10 +62,8 @@ class Pattern:
             return self._attend_varlen(q, k, v, window)
         if len(self.buckets) == 1 and self.buckets[0].whole:
             return self.buckets[0].attend(q, k, v, self.causal, window)
-        out = torch.empty_like(q)
         parts = [bucket.attend(q, k, v, self.causal, window) for bucket in self.buckets]
-        places = torch.cat([bucket.place for bucket in self.buckets])
-        return out.index_copy(0, places, torch.cat(parts))
+        return torch.cat(parts).index_select(0, self.back)
 
     def _in_order(self, window: int | None) -> bool:
         """Whether all that is not to be seen lies past a row's ends, after an element, or beyond a window of places."""
@@ -104,7 +104,8 @@ class Bucket:
         within = torch.arange(self.length, device=rows.device)
         self.real = within < lengths[:, None]  # [b, L]
         grid = starts[:, None] + within.clamp(max=self.length)
-        self.place = grid[self.real]  # [m] packed places, row after row
+        self.kept = self.real.flatten().nonzero().squeeze(1)  # [m] of b * L
+        self.place = grid.flatten()[self.kept]  # [m] packed places, row after row
         self.ragged = not bool(self.real.all())
         self.whole = self.place.numel() == view.ids.numel() and not self.ragged and bool((rows.diff() == 1).all())
         self.grid = torch.where(self.real, grid, starts[:, None])  # padded places read the row's first element
@@ -118,10 +119,10 @@ class Bucket:
         if self.whole:
             q, k, v = (x.view(shape).transpose(1, 2) for x in (q, k, v))
         else:
-            q, k, v = (x[self.grid.flatten()].view(shape).transpose(1, 2) for x in (q, k, v))
+            q, k, v = (x.index_select(0, self.grid.flatten()).view(shape).transpose(1, 2) for x in (q, k, v))
         out = attended(q, k, v, self._mask(causal, window), causal)
-        out = out.transpose(1, 2)
-        return out.flatten(0, 1) if self.whole else out[self.real]
+        out = out.transpose(1, 2).flatten(0, 1)
+        return out if self.whole else out.index_select(0, self.kept)
 
     def _mask(self, causal: bool, window: int | None) -> Tensor | None:
         if window is None and (causal or not self.ragged) and self.stage is None and self.transient is None:

@@ -178,7 +178,7 @@ class _Block:
         column = torch.arange(int(lengths.max()), device=rows.device)
         grid = starts[:, None] + torch.where(column < lengths[:, None], column, 0)  # padding reads the first element
         slots = plan.slot[grid]
-        self.slots: Tensor | slice = slots
+        self.slots: Tensor | slice = slots.flatten()
         if rows.numel() == 1 and bool((slots.diff() == 1).all()):  # in one piece: read where they lie
             self.slots = slice(int(slots[0, 0]), int(slots[0, 0]) + slots.numel())
         at = starts.repeat_interleave(self.shape[1])  # padded queries see the first element
@@ -196,18 +196,19 @@ class _Block:
         """`q [K, H, d]` of all new elements over a layer's store; of this block's, `[k, H, d]`."""
         (b, n), (heads, width) = self.shape, q.shape[1:]
         if self.flat.numel() == b * n:
-            padded = q[self.queries]
+            padded = q.index_select(0, self.queries)
         else:
             padded = q.new_zeros(b * n, heads, width)
-            padded[self.flat] = q[self.queries]
-        seen = store[self.slots].view(b, -1, *store.shape[1:])
+            padded[self.flat] = q.index_select(0, self.queries)
+        some = store[self.slots] if isinstance(self.slots, slice) else store.index_select(0, self.slots)
+        seen = some.view(b, -1, *store.shape[1:])
         k, v = (part.transpose(1, 2) for part in seen.unbind(2))  # [b, G, L, d] each
         groups = k.shape[1]
         # The heads that share keys stand behind each other as if they were more queries.
         q = padded.view(b, n, groups, heads // groups, width).permute(0, 2, 3, 1, 4).reshape(b, groups, -1, width)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(window, heads // groups))
         out = out.view(b, groups, heads // groups, n, width).permute(0, 3, 1, 2, 4).reshape(b * n, heads, width)
-        return out if self.flat.numel() == b * n else out[self.flat]
+        return out if self.flat.numel() == b * n else out.index_select(0, self.flat)
 
     def _mask(self, window: int | None, repeat: int) -> Tensor | None:
         """What the queries of one key head see, `[b, 1, repeat * Q, L]`; None: everything."""
