@@ -22,6 +22,7 @@ from unmask.masking import LAWS, Hidden, Mixture
 from unmask.model import Model
 from unmask.noise import Noise
 from unmask.objectives import orders
+from unmask.objectives import words as distributions
 from unmask.objectives.spans import Spans
 from unmask.training.run import train
 
@@ -149,25 +150,37 @@ def test_the_loss_is_what_its_words_say(how: dict[str, object]) -> None:
     assert (words + places[:, None])[slots].logsumexp((0, 1)).item() == pytest.approx(0.0, abs=1e-9)
 
 
-def test_one_softmax_for_a_group_has_the_gradients_of_the_plain_one() -> None:
+@pytest.mark.parametrize("room", [1, 45, 10**6])  # logits at once: a row or a group, two rows, all
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_loss_of_words_has_the_gradients_of_the_plain_one(
+    frozen: bool, grouped: bool, room: int, monkeypatch
+) -> None:
     head = insertion().objective.head.words
+    monkeypatch.setitem(distributions.ROOM, "cpu", room)
+    head.embedding.weight.requires_grad_(not frozen)
     generator = torch.Generator().manual_seed(0)
-    group, run = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0, 1, 1, 4])
+    # More rows than the matrix is wide, so that they come in parts where it is trained, too.
+    group, run = torch.tensor([0, 0, 1, 1, 1, *[2] * 30]), torch.tensor([0, 30, 1, 4])
     word, weight = torch.tensor([1, 2, 2, 9]), torch.tensor([0.5, 1.0, 0.25, 2.0], dtype=torch.float64)
-    start = torch.randn(5, 16, generator=generator, dtype=torch.float64)
+    start = torch.randn(35, 16, generator=generator, dtype=torch.float64)
+
+    barred = torch.tensor([[4, 3], [0, 7], [1, 1]])
 
     def plain(hidden: torch.Tensor) -> torch.Tensor:
-        logits = head.logits(hidden)
-        table = torch.cat([part - part.logsumexp((0, 1)) for part in (logits[:2], logits[2:])])
+        logits = head.logits(hidden).index_put((barred[:, 0], barred[:, 1]), torch.tensor(-torch.inf).double())
+        parts = (logits[:2], logits[2:5], logits[5:]) if grouped else logits.split(1)
+        table = torch.cat([part - part.logsumexp((0, 1)) for part in parts])
         return -(weight * table[run, word]).sum()
 
     found = []
-    for loss in (plain, lambda hidden: head.nll(hidden, run, word, weight, group)):
+    for loss in (plain, lambda hidden: head.nll(hidden, run, word, weight, group if grouped else None, barred)):
         head.zero_grad()
         hidden = start.clone().requires_grad_()
         value = loss(hidden)
         value.backward()
-        found.append([value.detach(), hidden.grad, head.embedding.weight.grad.clone(), head.bias.grad.clone()])
+        grads = [hidden.grad, head.bias.grad.clone(), *([] if frozen else [head.embedding.weight.grad.clone()])]
+        found.append([value.detach(), *grads])
     torch.testing.assert_close(found[1], found[0])
 
 

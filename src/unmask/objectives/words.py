@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from unmask.noise import Noise
 from unmask.objectives.objective import STATISTICS, Loss, Shape
+
+ROOM = {"cpu": 2**20, "cuda": 2**27}  # logits that are worked on at once, or as many as the matrix has numbers
 
 
 class WordHead(nn.Module):
@@ -70,7 +73,7 @@ class WordHead(nn.Module):
 
 
 class _NLL(torch.autograd.Function):
-    """The loss and its gradients in one pass over the logits, which are overwritten and never kept."""
+    """The loss and its gradients in one pass over the logits, some rows at a time, none of which are kept."""
 
     @staticmethod
     def forward(
@@ -86,32 +89,37 @@ class _NLL(torch.autograd.Function):
         rows: Tensor | None,
         ids: Tensor,
     ) -> Tensor:
-        logits = F.linear(hidden, matrix, bias).to(weight.dtype)  # under autocast the product alone is bfloat16
-        if rows is not None:
-            logits.index_add_(1, ids, F.linear(hidden, rows).to(weight.dtype))
-        if barred is not None:
-            logits[barred[:, 0], barred[:, 1]] = -math.inf
-        top = logits.amax(-1, keepdim=True)
-        mass = weight.new_zeros(hidden.shape[0]).index_add_(0, run, weight)  # [K]
-        picked = logits[run, word]
-        probs = logits.sub_(top).exp_()
-        total = probs.sum(-1, keepdim=True)
-        normaliser = (total.log() + top).squeeze(1)
-        if group is not None:
-            n = int(group[-1]) + 1 if group.numel() else 0
-            shared = segment_logsumexp(normaliser, group, n)[group]
-            mass = mass.new_zeros(n).index_add_(0, group, mass)[group] * (normaliser - shared).exp()
-            normaliser = shared
-        loss = (mass * normaliser).sum() - (weight * picked).sum()
-        if any(wanted := ctx.needs_input_grad):
-            grad = probs.mul_(mass[:, None] / total)
-            grad.view(-1).index_add_(0, run * grad.shape[1] + word, -weight)
-            by_hidden, by_rows = grad @ matrix, None
+        wanted, kind = ctx.needs_input_grad, hidden.device.type
+        if torch.is_autocast_enabled(kind):  # products alone are narrow
+            hidden, matrix = (x.to(torch.get_autocast_dtype(kind)) for x in (hidden, matrix))
+            rows = None if rows is None else rows.to(hidden.dtype)
+        by_hidden, by_bias = torch.empty_like(hidden), weight.new_zeros(matrix.shape[0])
+        by_matrix: Tensor | None = None
+        by_rows = None if rows is None else weight.new_zeros(rows.shape)
+        room, loss = max(ROOM.get(kind, ROOM["cuda"]), matrix.numel() if wanted[1] else 0), weight.new_zeros(())
+        for part in _parts(hidden.shape[0], max(1, room // matrix.shape[0]), group):
+            some = hidden[part]
+            logits = F.linear(some, matrix).to(weight.dtype).add_(bias)
             if rows is not None:
-                part = grad[:, ids]
-                by_hidden, by_rows = by_hidden + part @ rows, part.t() @ hidden
-            by_matrix = grad.t() @ hidden if wanted[1] else None  # half the work, which a frozen matrix saves
-            ctx.save_for_backward(by_hidden, by_matrix, grad.sum(0) if wanted[2] else None, by_rows)
+                logits.index_add_(1, ids, F.linear(some, rows).to(weight.dtype))
+            mine = (run >= part.start) & (run < part.stop)
+            targets = run[mine] - part.start, word[mine], weight[mine]
+            if barred is not None:
+                out = barred[(barred[:, 0] >= part.start) & (barred[:, 0] < part.stop)]
+                logits[out[:, 0] - part.start, out[:, 1]] = -math.inf
+            loss += _softened(logits, *targets, None if group is None else group[part] - group[part.start])
+            if not any(wanted):
+                continue
+            grad = logits.to(hidden.dtype)
+            by_hidden[part], by_bias = grad @ matrix, by_bias.add_(logits.sum(0))
+            if wanted[1]:  # half the work, which a frozen matrix saves
+                each = grad.t() @ some
+                by_matrix = each if by_matrix is None else by_matrix.to(weight.dtype).add_(each)
+            if rows is not None and by_rows is not None:
+                by_hidden[part] += grad[:, ids] @ rows
+                by_rows += grad[:, ids].t() @ some
+        if any(wanted):
+            ctx.save_for_backward(by_hidden, by_matrix, by_bias if wanted[2] else None, by_rows)
         return loss
 
     @staticmethod
@@ -120,6 +128,34 @@ class _NLL(torch.autograd.Function):
             None if grad is None else upstream * grad for grad in ctx.saved_tensors
         )
         return by_hidden, by_matrix, by_bias, None, None, None, None, None, by_rows, None
+
+
+def _softened(logits: Tensor, run: Tensor, word: Tensor, weight: Tensor, group: Tensor | None) -> Tensor:
+    """The loss of `logits [K, V]`, in whose place its gradient by them is written; as `WordHead.nll`."""
+    top = logits.amax(-1, keepdim=True)
+    mass = weight.new_zeros(logits.shape[0]).index_add_(0, run, weight)  # [K]
+    picked = logits[run, word]
+    probs = logits.sub_(top).exp_()
+    total = probs.sum(-1, keepdim=True)
+    normaliser = (total.log() + top).squeeze(1)
+    if group is not None:
+        n = int(group[-1]) + 1
+        shared = segment_logsumexp(normaliser, group, n)[group]
+        mass = mass.new_zeros(n).index_add_(0, group, mass)[group] * (normaliser - shared).exp()
+        normaliser = shared
+    probs.mul_(mass[:, None] / total)
+    probs.view(-1).index_add_(0, run * probs.shape[1] + word, -weight)
+    return (mass * normaliser).sum() - (weight * picked).sum()
+
+
+def _parts(n: int, most: int, group: Tensor | None) -> list[slice]:
+    """`n` rows in parts of about `most`; rows of one group, which stand behind each other, are not parted."""
+    cuts = torch.tensor(range(most, n, most), dtype=torch.int64)
+    if group is not None and cuts.numel():
+        group = group.cpu()
+        cuts = torch.searchsorted(group, group[cuts]).unique()
+    ends = [0, *(cut for cut in cuts.tolist() if cut), n]
+    return [slice(a, b) for a, b in pairwise(ends) if b > a]
 
 
 class Head(nn.Module):
