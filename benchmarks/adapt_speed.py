@@ -1,12 +1,13 @@
 """Adapting: tokens a CPU-second on one thread, and peak memory, against transformers and peft on the same batches.
 
-    python benchmarks/adapt_speed.py [--rounds 3] [--steps 3]
+    python benchmarks/adapt_speed.py [--rounds 3] [--steps 3] [--precision bfloat16]
 
 Both: the shape of SmolLM2-135M (30 layers x 576, 9 heads over 3, MLP of 1,536, vocabulary 49,160, random weights), LoRA
-of rank 16 beside every matrix of the layers, AdamW, float32. Batches of 16 rows of 24 to 96 tokens, a fifth of them
+of rank 16 beside every matrix of the layers, AdamW. Batches of 16 rows of 24 to 96 tokens, a fifth of them
 hidden and to be answered behind the text: ours packed, theirs padded to the longest, loss on the answers alone. A step
 is forward, backward and update; ours makes the corruption too, and trains the rows of its signs. Every measurement is
-a process of its own, one of each in turn; real tokens are counted, and CPU time of the process.
+a process of its own, one of each in turn; real tokens are counted, and CPU time of the process. In bfloat16 both keep
+the frozen matrices so and train under autocast.
 """
 
 import argparse
@@ -101,7 +102,7 @@ def theirs() -> tuple[list[tuple[Callable[[], Any], Any]], Any]:
     return [batch(*one) for one in made], model
 
 
-def measure(who: str, steps: int) -> None:
+def measure(who: str, steps: int, narrow: bool) -> None:
     """One process: print its figures as JSON."""
     import torch
 
@@ -109,11 +110,16 @@ def measure(who: str, steps: int) -> None:
     torch.manual_seed(0)
     batches, model = (ours if who == "unmask" else theirs)()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in model.parameters() if narrow else ():
+        if parameter.dim() > 1 and not parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
     optimiser = torch.optim.AdamW(trained, lr=1e-3, fused=True)
 
     def step(number: int) -> int:
         loss, (canvas, _) = batches[number % BATCHES]
-        loss().backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            value = loss()
+        value.backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         return int(canvas.n_elements)
@@ -135,15 +141,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--one", metavar="WHO", help="a single process; for itself")
     given = parser.parse_args()
     if given.one:
-        measure(given.one, given.steps)
+        measure(given.one, given.steps, given.precision == "bfloat16")
         return
     found: dict[str, list[dict[str, float]]] = {"transformers + peft": [], "unmask": []}
     for _ in range(given.rounds):
         for who in found:
             command = [sys.executable, __file__, "--one", who, "--steps", str(given.steps)]
+            command += ["--precision", given.precision]
             ended = subprocess.run(command, check=True, capture_output=True, text=True)
             found[who].append(json.loads(ended.stdout.splitlines()[-1]))
     base = statistics.median(one["rate"] for one in found["transformers + peft"])
