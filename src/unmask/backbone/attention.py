@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,15 +24,22 @@ class Pattern:
     """
 
     def __init__(self, view: View, dense: bool = False) -> None:
-        """Plan the buckets of `view`; `dense=True` keeps the slow plain twin."""
+        """Of `view`; `dense=True` keeps the slow plain twin."""
         self.view = view
         self.causal = view.causal
         self.dense = dense or view.parent is not None or not view.ids.numel()  # no rows, no buckets
         self._masks: dict[int | None, Tensor] = {}
         self._lengths: tuple[Tensor, int] | None = None
-        self.buckets = [] if self.dense else _buckets(view)
-        places = torch.cat([bucket.place for bucket in self.buckets]) if self.buckets else view.read[:0]
-        self.back = places.argsort()  # of each packed place, where the buckets behind each other have it
+
+    @cached_property
+    def buckets(self) -> list[Bucket]:
+        """Rows of similar length; planned when first asked for, since the variable-length kernel needs none."""
+        return _buckets(self.view)
+
+    @cached_property
+    def back(self) -> Tensor:
+        """Of each packed place, where the buckets behind each other have it, `[M]`."""
+        return torch.cat([bucket.place for bucket in self.buckets]).argsort()
 
     def of(self, column: Tensor) -> Tensor:
         """The elements to compute of a column `[M]`: all."""
@@ -112,6 +120,7 @@ class Bucket:
         self.position = view.position[self.grid]
         self.stage = None if view.stage is None or view.causal else view.stage[self.grid]
         self.transient = None if view.transient is None else view.transient[self.grid]
+        self.masks: dict[int | None, Tensor | None] = {}  # by window, for all layers
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int | None) -> Tensor:
         """Attention of the bucket's rows, `[m, H, d]`."""
@@ -120,8 +129,9 @@ class Bucket:
             q, k, v = (x.view(shape).transpose(1, 2) for x in (q, k, v))
         else:
             q, k, v = (x.index_select(0, self.grid.flatten()).view(shape).transpose(1, 2) for x in (q, k, v))
-        out = attended(q, k, v, self._mask(causal, window), causal)
-        out = out.transpose(1, 2).flatten(0, 1)
+        if window not in self.masks:
+            self.masks[window] = self._mask(causal, window)
+        out = attended(q, k, v, self.masks[window], causal).transpose(1, 2).flatten(0, 1)
         return out if self.whole else out.index_select(0, self.kept)
 
     def _mask(self, causal: bool, window: int | None) -> Tensor | None:
