@@ -106,13 +106,14 @@ def measure(who: str, steps: int, narrow: bool) -> None:
     """One process: print its figures as JSON."""
     import torch
 
+    from unmask.training import lora
+
     torch.set_num_threads(1)
     torch.manual_seed(0)
     batches, model = (ours if who == "unmask" else theirs)()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in model.parameters() if narrow else ():
-        if parameter.dim() > 1 and not parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.bfloat16)
+    if narrow:
+        lora.narrow(model)
     optimiser = torch.optim.AdamW(trained, lr=1e-3, fused=True)
 
     def step(number: int) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 ZERO = 128  # the byte that means 0 in activations, whose bytes have no sign
 STEPS = 127  # of activations on either side of it
-HALF, MOST = torch.tensor(ZERO + 0.5), torch.tensor(float(STEPS))
+HALF, MOST, ONE = torch.tensor(ZERO + 0.5), torch.tensor(float(STEPS)), torch.tensor(1 / STEPS)
 PART = 1024  # rows that are rounded at once
 APART = 16  # columns that stay apart: the error of 8 was a little larger, that of 32 hardly smaller (LOG.md)
 LEAST = 32  # layers narrower than this on either side stay as they are: nothing to win
@@ -44,7 +44,7 @@ class Int8Linear(nn.Module):
         self.kept = torch.ones(weight.shape[1])
         if self.apart is not None:
             self.kept[self.apart] = 0.0
-        self.scale, self.zero = scale.squeeze(1) / STEPS, torch.zeros(self.width, dtype=torch.int64)
+        self.scale, self.zero = scale.squeeze(1), torch.zeros(self.width, dtype=torch.int64)
         self.packed: Tensor = torch.ops.onednn.qlinear_prepack(rounded, None)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,11 +57,11 @@ class Int8Linear(nn.Module):
         some = None if self.apart is None else flat.index_select(1, self.apart)
         flat = flat if self.apart is None else flat * self.kept
         top = flat.abs().amax(1, keepdim=True).clamp_(min=1e-30)
-        data = torch.addcmul(HALF, flat, MOST / top).to(torch.uint8)  # cut off: the nearest whole number
+        data = torch.mul(flat, MOST / top).add_(HALF).to(torch.uint8)  # cut off: the nearest whole number
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
             data, 1.0, ZERO, self.packed, self.scale, self.zero, None, 1.0, 0, torch.float32, "none", [], ""
         )
-        out.mul_(top)
+        out.mul_(top.mul_(ONE))
         if some is not None and self.columns is not None:
             out.addmm_(some, self.columns)
         if self.bias is not None:

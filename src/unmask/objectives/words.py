@@ -111,7 +111,9 @@ class _NLL(torch.autograd.Function):
             if not any(wanted):
                 continue
             grad = logits.to(hidden.dtype)
-            by_hidden[part], by_bias = grad @ matrix, by_bias.add_(logits.sum(0))
+            by_hidden[part] = grad @ matrix
+            if wanted[2]:
+                by_bias += logits.sum(0)
             if wanted[1]:  # half the work, which a frozen matrix saves
                 each = grad.t() @ some
                 by_matrix = each if by_matrix is None else by_matrix.to(weight.dtype).add_(each)
