@@ -17,7 +17,7 @@ import torch
 
 from families import clean_canvas, noise_for, tiny_model
 from llamas import spoken
-from unmask import memory
+from unmask import cli, memory
 from unmask.canvas import Canvas
 from unmask.cli.info import DEFAULT, licence_of
 from unmask.data.batches import Batches
@@ -594,6 +594,15 @@ def test_a_process_settles_its_memory_once(monkeypatch):
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     memory.settle_memory()
     assert len(begun) == 1
+
+
+@pytest.mark.parametrize(("verb", "settled"), [("train", 1), ("evaluate", 1), ("distill", 1), ("fill", 0)])
+def test_verbs_of_many_steps_settle_their_memory(monkeypatch, verb, settled):
+    begun = []
+    monkeypatch.setattr("unmask.memory.settle_memory", lambda: begun.append(verb))
+    monkeypatch.setattr("unmask.cli.app.run", lambda argv: 0)
+    monkeypatch.setattr("sys.argv", ["unmask", verb, "--model", "train"])
+    assert cli.main() == 0 and len(begun) == settled
 
 
 SOUNDED = """
