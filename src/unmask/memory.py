@@ -18,9 +18,12 @@ SETTINGS = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # in huge pages where the system allows
 }
 
-# mallopt's number for the size from which on a block has pages of its own, and what is said of it while reading and
-# afterwards: glibc raises it by itself to what was freed last, up to the second, and then keeps most of what is freed.
-PAGES_OF_ITS_OWN, READING, LATER = -3, 2**20, 32 * 2**20
+# mallopt's numbers for the size from which on a block has pages of its own, and for how much free memory at the end of
+# the heap is given back, with what is said of them while reading and afterwards. Left alone glibc raises the first to
+# what was freed last, up to 32 MiB, and the second to twice that; told of either, it raises neither.
+PAGES_OF_ITS_OWN, GIVEN_BACK = -3, -1
+READING = {PAGES_OF_ITS_OWN: 2**20, GIVEN_BACK: 128 * 2**10}
+LATER = {PAGES_OF_ITS_OWN: 32 * 2**20, GIVEN_BACK: 64 * 2**20}
 
 
 def settle_memory() -> None:
@@ -44,12 +47,17 @@ def lean() -> Iterator[None]:
     """
     ours = _open_to_us()
     if ours:
-        ctypes.CDLL(None).mallopt(PAGES_OF_ITS_OWN, READING)
+        _tell(READING)
     try:
         yield
     finally:
         if ours:
-            ctypes.CDLL(None).mallopt(PAGES_OF_ITS_OWN, LATER)
+            _tell(LATER)
+
+
+def _tell(settings: dict[int, int]) -> None:
+    for number, size in settings.items():
+        ctypes.CDLL(None).mallopt(number, size)
 
 
 def _open_to_us() -> bool:
