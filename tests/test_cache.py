@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from toys import toy
 from unmask.backbone import Backbone, BackboneConfig
-from unmask.backbone.cache import ROOM, SPARE, Cache, Plan, beginnings, names_of
+from unmask.backbone.cache import ROOM, SPARE, Cache, Plan
 from unmask.decoding import candidates, infill
-from unmask.view import View
+from unmask.view import View, beginnings
 
 SHAPES = {
     "plain": {},
@@ -52,7 +52,7 @@ def test_any_sequence_of_views_gives_what_no_cache_gives(shape: str, data: st.Da
             view = causal(rows)
             torch.testing.assert_close(model(view, cache=cache), model(view, dense=True))
             if data.draw(st.booleans()):
-                cache.keep(names_of(causal(rows[:1])))
+                cache.keep(causal(rows[:1]).names)
 
 
 def test_a_beginning_is_computed_once() -> None:
@@ -62,14 +62,14 @@ def test_a_beginning_is_computed_once() -> None:
         assert cache.n_computed == 4
         model(causal([[5], [1, 2, 3, 5]]), cache=cache)
         assert cache.n_computed == 6
-        cache.keep(names_of(causal([[1, 2, 3]])))
+        cache.keep(causal([[1, 2, 3]]).names)
         model(causal([[1, 2, 4], [1, 2, 3]]), cache=cache)
         assert cache.n_computed == 7
     room = cache.hidden.shape[0]
     with torch.no_grad():
         for i in range(2 * room):  # slots that were given back are used again
             model(causal([[6, 7, i // 81, i // 9 % 9, i % 9]]), cache=cache)
-            cache.keep(names_of(causal([[6, 7]])))
+            cache.keep(causal([[6, 7]]).names)
     assert cache.hidden.shape[0] == room
 
 
@@ -156,4 +156,4 @@ def test_named_elements_lie_in_one_piece_and_are_found_wherever_they_lie() -> No
             assert again.shape == seen.shape and (again - seen).abs().max() > 1e-3
             whole_again = replace(some, fresh=torch.ones_like(view.fresh))
             torch.testing.assert_close(model(whole_again, cache=cache), seen)
-            cache.keep(names_of(view)[-keep:] if keep else view.ids[:0])
+            cache.keep(view.names[-keep:] if keep else view.ids[:0])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import copy
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from unmask.canvas import row_of
+from unmask.noise import scattered
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,28 @@ class View:
         """How many rows (`B`)."""
         return self.offsets.numel() - 1
 
-    @property
+    @cached_property
     def rows(self) -> Tensor:
         """The row of each element, `[M]`."""
         return row_of(self.offsets)
+
+    @cached_property
+    def names(self) -> Tensor:
+        """The name of each element, `[M]` int64: its own, or else a hash of all that its state depends on.
+
+        That is its row up to it, or, where stages ascend along the row, up to the end of its stage.
+        """
+        if self.name is not None:
+            return self.name
+        names = beginnings(self)
+        if self.stage is None or self.causal:
+            return names
+        rows = self.rows
+        last = torch.ones_like(rows, dtype=torch.bool)  # of a stage in its row
+        last[:-1] = (self.stage[1:] != self.stage[:-1]) | (rows[1:] != rows[:-1])
+        index = torch.arange(rows.numel(), device=rows.device)
+        ends = last.nonzero().squeeze(1)
+        return scattered(names[ends[torch.searchsorted(ends, index)]] + index - self.offsets[:-1][rows])
 
     @property
     def full(self) -> bool:
@@ -56,10 +77,32 @@ class View:
         cut = {name: column[keep] for name in columns if (column := getattr(self, name)) is not None}
         return replace(self, offsets=ends, read=place[self.read] - 1, **cut)
 
+    def reading(self, read: Tensor) -> View:
+        """The same elements with other states wanted, `read [R]`; what was worked out of them stays."""
+        other = copy.copy(self)
+        object.__setattr__(other, "read", read)
+        return other
+
     def to(self, device: torch.device | str) -> View:
         """The same view on another device."""
-        moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(self).items()}
-        return View(**moved)  # type: ignore[arg-type]
+        columns = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return View(**{name: value.to(device) if isinstance(value, Tensor) else value for name, value in columns})
+
+
+def beginnings(view: View) -> Tensor:
+    """A 64-bit hash of each element's row up to it, `[M]`: all that it and those before it say."""
+    start = view.offsets[:-1][view.rows]
+    index = torch.arange(view.ids.numel(), device=view.ids.device) - start
+    place = view.position
+    if place.is_floating_point():
+        place = place.double() * 2**40
+    said = scattered(scattered(scattered(view.ids) + index) + place.to(torch.int64))
+    if view.born is not None:
+        said = scattered(scattered(said + view.born[:, 0]) + view.born[:, 1])
+    if view.segment is not None:
+        said = scattered(said + view.segment)
+    total = said.cumsum(0)
+    return scattered(total - (total - said)[start])
 
 
 def visible(view: View, window: int | None = None) -> Tensor:

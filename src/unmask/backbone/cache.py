@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from unmask.noise import scattered
 from unmask.view import View
 
 ROOM = 256  # slots a cache grows by, at least
@@ -54,7 +53,7 @@ class Cache:
 
     def plan(self, view: View) -> Plan:
         """What of a view is known, and what must be computed; its elements get their slots."""
-        names = names_of(view)
+        names = view.names
         if self.last is not None and view.fresh is not None and torch.equal(self.last[0], names):  # in most steps
             again = view.fresh.nonzero().squeeze(1)
             self.n_computed += again.numel()
@@ -218,37 +217,6 @@ class _Block:
                 sees = sees & ((mine[..., None] - theirs[:, None]).abs() <= window)
             self.masks[window] = None if bool(sees.all()) else sees.repeat(1, repeat, 1)[:, None]
         return self.masks[window]
-
-
-def names_of(view: View) -> Tensor:
-    """The name of each element, `[M]` int64: its own, or else all that it sees, where stages ascend along the row."""
-    if view.name is not None:
-        return view.name
-    names = beginnings(view)
-    if view.stage is None or view.causal:
-        return names
-    rows = view.rows
-    last = torch.ones_like(rows, dtype=torch.bool)  # of a stage in its row
-    last[:-1] = (view.stage[1:] != view.stage[:-1]) | (rows[1:] != rows[:-1])
-    index = torch.arange(rows.numel(), device=rows.device)
-    ends = last.nonzero().squeeze(1)
-    return scattered(names[ends[torch.searchsorted(ends, index)]] + index - view.offsets[:-1][rows])
-
-
-def beginnings(view: View) -> Tensor:
-    """A 64-bit hash of each element's row up to it, `[M]`: all that it and those before it say."""
-    start = view.offsets[:-1][view.rows]
-    index = torch.arange(view.ids.numel(), device=view.ids.device) - start
-    place = view.position
-    if place.is_floating_point():
-        place = place.double() * 2**40
-    said = scattered(scattered(scattered(view.ids) + index) + place.to(torch.int64))
-    if view.born is not None:
-        said = scattered(scattered(said + view.born[:, 0]) + view.born[:, 1])
-    if view.segment is not None:
-        said = scattered(said + view.segment)
-    total = said.cumsum(0)
-    return scattered(total - (total - said)[start])
 
 
 def _alike(n: Tensor, lengths: Tensor) -> list[Tensor]:

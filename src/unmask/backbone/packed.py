@@ -27,11 +27,11 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x [..., I]` to `[..., O]`."""
-        flat = x.reshape(-1, x.shape[-1])
-        if not flat.shape[0]:
+        if not x.numel():
             return x.new_zeros(*x.shape[:-1], self.width)
+        flat = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
         out: Tensor = torch.ops.mkldnn._linear_pointwise(flat, self.packed, self.bias, "none", [], "")
-        return out.view(*x.shape[:-1], self.width)
+        return out if x.dim() == 2 else out.view(*x.shape[:-1], self.width)
 
 
 def can_pack() -> bool:

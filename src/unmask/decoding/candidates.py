@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from unmask.backbone.cache import Cache, names_of
+from unmask.backbone.cache import Cache
 from unmask.canvas import Canvas, Edits, Role, concat
 from unmask.decoding.infill import CHUNK
 from unmask.decoding.score import Scored, score
@@ -64,7 +64,7 @@ def _written(model: Model, clean: Canvas, cache: Cache) -> Canvas:
     one = torch.ones(clean.n_rows, dtype=torch.float64, device=hidden.device)
     noise = Noise(0, torch.zeros_like(clean.request))  # nothing is drawn
     canvas, targets = model.objective.corrupt(clean, Hidden(hidden, one, one, one > 0), noise)
-    cache.keep(names_of(model.objective.view(canvas, targets)))  # of the rows before it what these begin with
+    cache.keep(model.objective.view(canvas, targets).names)  # of the rows before it what these begin with
     found = model.objective.likelihood(partial(model.predict, cache=cache), clean, hidden, None, 1, noise)
     assert found.tokens is not None  # one path: each token has its cost
     answers = (canvas.role == Role.TEXT) & (canvas.hole >= 0)  # in the order of the hidden tokens

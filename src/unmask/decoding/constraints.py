@@ -85,9 +85,11 @@ def together(proposal: Proposal, canvas: Canvas, rules: Rules, classes: TokenCla
     Of each hole whose words count the surest: two could together break its limits. Slots are looked at one by one.
     """
     n_holes, sites = rules.min_words.shape[1], proposal.sites
-    if rules.closes != "never":
-        return slots.together(proposal, canvas, rules, classes, chosen, written(canvas, classes, n_holes))
     pair = sites.row * n_holes + sites.hole
+    if rules.closes != "never":
+        if pair[chosen].unique().numel() == int(chosen.sum()):  # one of a hole fits in any case
+            return chosen
+        return slots.together(proposal, canvas, rules, classes, chosen, written(canvas, classes, n_holes))
     value = torch.where(chosen, proposal.best, -torch.inf)
     counted = rules.counted[canvas.request[sites.row], sites.hole]
     return chosen & (~counted | best_sites(value, pair, int(pair.max()) + 1 if pair.numel() else 0))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unmask.backbone.cache import Cache, names_of
+from unmask.backbone.cache import Cache
 from unmask.canvas import Canvas, Role
 from unmask.decoding.beam import Hypotheses
 from unmask.decoding.blocks import Blocks
@@ -92,13 +92,13 @@ class Reader:
                     cache.keep(torch.cat(self.seen))
             self.seen = []
         elif canvas is not None and self.cache.full:
-            self.cache.keep(names_of(self.model.objective.view(canvas)))
+            self.cache.keep(self.model.objective.view(canvas).names)
 
     def _through(self, view: View, cache: Cache) -> Tensor:
         """Hidden states of what the view reads."""
         keeps = self.masks.cache is not None or self.whole is not None
         if keeps:
-            self.seen.append(names_of(view))
+            self.seen.append(view.names)
         hidden: Tensor = self.model.backbone(view, cache=cache if keeps else None)
         return hidden
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from unmask.backbone.cache import Cache, names_of
+from unmask.backbone.cache import Cache
 from unmask.canvas import Canvas
 from unmask.model import Model
 from unmask.noise import scattered
@@ -30,7 +30,7 @@ class Settled:
     def propose(self, canvas: Canvas, sites: Sites, shape: Shape, n: int) -> Proposal:
         """The `n` best alternatives at the sites, nothing drawn; those that are known are only looked up."""
         view = self.family.view(canvas)
-        element = names_of(view)
+        element = view.names
         left, right = self.family.beside(canvas, sites)
         may = (shape.allowed.flatten(1).long() * _weights(shape.allowed[0].numel(), shape.allowed.device)).sum(1)
         name = scattered(scattered(scattered(element[left]) + element[right]) + may)
@@ -40,7 +40,7 @@ class Settled:
         parts = [] if self.last is None else [_rows(self.last, at[known])]
         if not bool(known.all()):
             fresh, some = ~known, sites.take(~known)
-            hidden = self.model.backbone(self.family.view(canvas, sites=some), cache=self.cache)
+            hidden = self.model.backbone(view.reading(self.family.reads(canvas, some)), cache=self.cache)
             prediction = self.family.predict(hidden, canvas, sites=some)
             now = replace(shape, allowed=shape.allowed[fresh], full=None)
             parts.append(self.family.propose(prediction, canvas, n, now, None))

@@ -41,9 +41,8 @@ class Births:
     def of(cls, canvas: Canvas, keep: Tensor) -> Births:
         """Of the elements `keep [N]` bool, whose rows begin and end with a given one."""
         birth, row = canvas.birth[keep], canvas.rows[keep]
-        left = _nearest_elder(birth)
-        right = birth.numel() - 1 - _nearest_elder(birth.flip(0)).flip(0)
-        return cls(keep, row, birth, left, right)
+        left, mirrored = _nearest_elder(torch.stack([birth, birth.flip(0)]))
+        return cls(keep, row, birth, left, birth.numel() - 1 - mirrored.flip(0))
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ class Fractional(Insertion):
         behind[:-1] = (canvas.rows[1:] == canvas.rows[:-1]) & ~(canvas.fixed[1:] & canvas.fixed[:-1])
         return behind
 
-    def view(self, canvas: Canvas, targets: Targets | None = None, *, sites: Sites | None = None) -> View:
+    def view(self, canvas: Canvas, targets: Targets | None = None) -> View:
         """The elements in the order of their births, each seeing what is as old or older."""
         births, laid = self._read(canvas)
         keep, given = births.keep, births.birth == 0
@@ -205,12 +204,16 @@ class Fractional(Insertion):
             ids[order],
             laid.offsets,
             place[order],
-            rank[self._seen(canvas, sites).read],
+            self.reads(canvas),
             stage=laid.stage[order],
             transient=(torch.arange(order.numel(), device=order.device) >= births.birth.numel())[order] if n else None,
             segment=segment[order],
             born=torch.stack(list(sides), 1)[order],
         )
+
+    def reads(self, canvas: Canvas, sites: Sites | None = None) -> Tensor:
+        """Which elements of the view are read for `sites`; none: for all slots."""
+        return self._read(canvas)[1].rank[self._seen(canvas, sites).read]
 
     def _read(self, canvas: Canvas) -> tuple[Births, Laid]:
         """What the model reads of a canvas; that of the last one is kept, for a step asks several times."""
@@ -222,8 +225,9 @@ class Fractional(Insertion):
 
     def beside(self, canvas: Canvas, sites: Sites) -> tuple[Tensor, Tensor]:
         """The two elements of the view that each slot lies between."""
-        rank, seen = self._read(canvas)[1].rank, self._seen(canvas, sites)
-        return rank[seen.read[seen.left]], rank[seen.read[seen.right]]
+        births, laid = self._read(canvas)
+        right = births.keep.long().cumsum(0)[sites.element]
+        return laid.rank[right - 1], laid.rank[right]
 
     def _slots(self, canvas: Canvas, births: Births) -> Slots:
         """The open slots of a canvas, or, where none is, all that it ever had: born into, then ended."""
@@ -293,17 +297,19 @@ class Fractional(Insertion):
 
 
 def _nearest_elder(birth: Tensor) -> Tensor:
-    """Of each element the last one before it that is older, `[K]`; of what is given, which has none, something else.
+    """Of each element the last one before it that is older, `[2, K]`; of what is given, which has none, something else.
 
     By the least of each stretch of 1, 2, 4, ... elements: those that hold no elder are passed over, the longest first.
     """
-    at = torch.arange(birth.numel(), device=birth.device)
+    n = birth.shape[1]
+    at = torch.arange(n, device=birth.device)
     least, stretches = birth, [birth]  # of the 2^k elements up to each
-    while 2 ** len(stretches) < birth.numel():
-        before = least.roll(size := 2 ** (len(stretches) - 1))
+    while 2 ** len(stretches) < n:
+        before = least.roll(size := 2 ** (len(stretches) - 1), 1)
         least = torch.where(at >= size, torch.minimum(least, before), -1)
         stretches.append(least)
-    near = (at - 1).clamp(min=0)
+    near = (at - 1).clamp(min=0).expand_as(birth)
+    born = birth > 0
     for k in range(len(stretches) - 1, -1, -1):
-        near = torch.where((stretches[k][near] >= birth) & (birth > 0), near - 2**k, near).clamp(min=0)
+        near = torch.where((stretches[k].gather(1, near) >= birth) & born, near - 2**k, near).clamp(min=0)
     return near

@@ -74,7 +74,10 @@ class Sites:
 
     def take(self, which: Tensor) -> Sites:
         """Some of them, by `which [S]` bool."""
-        return self if bool(which.all()) else Sites(self.element[which], self.row[which], self.hole[which])
+        if bool(which.all()):
+            return self
+        at = which.nonzero().squeeze(1)
+        return Sites(self.element[at], self.row[at], self.hole[at])
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,8 @@ class Proposal:
         """Of some sites, by `which [S]` bool."""
         if bool(which.all()):
             return self
-        columns = {name: value[which] for name, value in self.columns.items()}
-        return replace(self, sites=self.sites.take(which), **columns)
+        at = which.nonzero().squeeze(1)
+        return replace(self, sites=self.sites.take(which), **{name: value[at] for name, value in self.columns.items()})
 
     @property
     def columns(self) -> dict[str, Tensor]:
@@ -217,8 +220,8 @@ class Settling(Objective, Protocol):
 
     settles: ClassVar[bool]  # True: it is so
 
-    def view(self, canvas: Canvas, targets: Any = None, *, sites: Sites | None = None) -> View:
-        """What the backbone reads; hidden states beside `sites` alone."""
+    def reads(self, canvas: Canvas, sites: Sites) -> Tensor:
+        """Which elements of the view are read for `sites` alone, `[R]`."""
         ...
 
     def predict(self, hidden: Tensor, canvas: Canvas, *, sites: Sites | None = None) -> Any:
