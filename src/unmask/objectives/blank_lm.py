@@ -19,7 +19,7 @@ from unmask.noise import Noise
 from unmask.objectives import orders
 from unmask.objectives.objective import Likelihood, Loss, Predict, Proposal, Shape, Sites, Vocabulary, open_signs
 from unmask.objectives.orders import Actions
-from unmask.objectives.words import WordHead, certainty, choose, segment_logsumexp
+from unmask.objectives.words import WordHead, bars, certainty, choose, segment_logsumexp
 from unmask.view import View
 
 SPARE = 8  # words looked at beyond the number of pairs that is asked for, at first
@@ -172,8 +172,8 @@ class BlankLM:
         """The `n` best (word, split) pairs at every blank; when sampling, `n` words drawn, each with a split drawn."""
         words = prediction.words()  # [K, V]
         allowed = shape.allowed[:, :-1]  # [K, C, 4]
-        barred = ~allowed.any(-1).gather(1, shape.token_class.expand(words.shape[0], -1))
-        may_words, place = words.masked_fill(barred, -math.inf), canvas.index[prediction.sites.element]
+        may_words = words + bars(allowed.any(-1), shape.token_class, words)
+        place = canvas.index[prediction.sites.element]
         if shape.temperature > 0:
             word, score = choose(may_words, n, shape, noise, prediction.row, place)
             joint = self._with_splits(prediction, words, word, shape, allowed)  # [K, n, 4]

@@ -18,7 +18,7 @@ from unmask.objectives.objective import Likelihood, Loss, Predict, Proposal, Sha
 from unmask.objectives.orders import Actions
 from unmask.objectives.slots import Head, Prediction, Seen
 from unmask.objectives.spans import Spans, central, last_of_row
-from unmask.objectives.words import certainty, choose
+from unmask.objectives.words import bars, certainty, choose
 from unmask.view import View
 
 ORDERS = ("tree", "uniform", "left_to_right")
@@ -237,11 +237,9 @@ class Insertion:
         one_side = self.order == "left_to_right"
         openness = torch.full_like(classes, 1 if one_side else 3)
         openness[self.end] = 0
-        may = shape.allowed[:, classes, openness]
+        log_prob = words + bars(shape.allowed.flatten(1), 4 * classes + openness, words)
         if self.closes == "row":
-            may = may.clone()
-            may[:, self.end] &= last_of_row(prediction.row)
-        log_prob = words.masked_fill(~may, -math.inf)
+            log_prob[~last_of_row(prediction.row), self.end] = -math.inf
         choice = log_prob if not shape.end_penalty else log_prob.clone()
         if shape.end_penalty:
             choice[:, self.end] -= shape.end_penalty

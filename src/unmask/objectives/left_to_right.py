@@ -15,7 +15,7 @@ from unmask.holes import Blank, Hole
 from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
 from unmask.objectives.objective import Likelihood, Loss, Predict, Proposal, Shape, Sites, Vocabulary
-from unmask.objectives.words import Head, certainty, choose
+from unmask.objectives.words import Head, bars, certainty, choose
 from unmask.view import View
 
 PART = 256  # rows of words that are there at once where one word of each is asked for
@@ -243,14 +243,14 @@ class LeftToRight:
         classes[self.end] = shape.allowed.shape[1] - 1
         openness = torch.ones_like(classes)
         openness[self.end] = 0
-        may = shape.allowed[:, classes, openness]
-        sure = certainty(words, words.masked_fill(~may, -math.inf), shape.tells)
+        barred = bars(shape.allowed.flatten(1), 4 * classes + openness, words)
+        log_prob = words + barred
+        sure = certainty(words, log_prob, shape.tells)
         if self.plain and shape.full is not None and shape.breaks is not None:
             # Cut where the line ends, or a further word would begin: the probability of going on so, and so far.
-            beyond = ~may & (shape.full[:, None] | shape.breaks[shape.token_class])
+            beyond = (barred < 0) & (shape.full[:, None] | shape.breaks[shape.token_class])
             ends = torch.logaddexp(words[:, self.end], words.masked_fill(~beyond, -math.inf).logsumexp(-1))
-            words[:, self.end] = torch.where(may[:, self.end], ends, words[:, self.end])
-        log_prob = words.masked_fill(~may, -math.inf)
+            log_prob[:, self.end] = ends + barred[:, self.end]
         picked, score = choose(log_prob, n, shape, noise, sites.row, canvas.index[sites.element])
         ended = picked == self.end
         return Proposal(

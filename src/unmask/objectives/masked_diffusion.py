@@ -16,7 +16,7 @@ from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
 from unmask.objectives import blockwise, masked_likelihood
 from unmask.objectives.objective import Likelihood, Loss, Predict, Proposal, Shape, Sites, Vocabulary, open_signs
-from unmask.objectives.words import Head, certainty, choose
+from unmask.objectives.words import Head, bars, certainty, choose
 from unmask.view import View
 
 
@@ -131,11 +131,10 @@ class MaskedDiffusion:
         """The `n` best words at every mask that was read; `allowed` of no token is that of the ends."""
         words = prediction.words()
         leaning = words if shape.against is None else _guided(words, shape.against.words(), shape.guidance)
-        bars = torch.zeros(shape.allowed.shape[:2], dtype=words.dtype, device=words.device)
-        bars.masked_fill_(~shape.allowed[:, :, 0], -math.inf)  # to be added, which is quicker than to fill
-        ends, bars = bars[:, -1:], bars.index_select(1, shape.token_class)
-        bars[:, self.ends] = ends
-        sites, may_words = prediction.sites, leaning + bars
+        classes = shape.token_class.clone()
+        classes[self.ends] = shape.allowed.shape[1] - 1
+        barred = bars(shape.allowed[:, :, 0], classes, words)
+        sites, may_words = prediction.sites, leaning + barred
         picked, score = choose(may_words, n, shape, noise, sites.row, canvas.index[sites.element])
         sure = certainty(leaning, may_words, shape.tells)
         if shape.waits and self.ends:
@@ -148,7 +147,7 @@ class MaskedDiffusion:
             word=picked,
             left=torch.zeros_like(picked, dtype=torch.bool),
             right=torch.zeros_like(picked, dtype=torch.bool),
-            log_prob=words.gather(1, picked) + bars.gather(1, picked),
+            log_prob=words.gather(1, picked) + barred.gather(1, picked),
             score=score,
             ended=words[:, self.ends].exp().sum(-1) if self.ends else None,
             **sure,

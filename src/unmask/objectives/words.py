@@ -175,6 +175,15 @@ class Head(nn.Module):
         return Loss(total, count, {"word": total.detach()})
 
 
+def bars(may: Tensor, token_class: Tensor, like: Tensor) -> Tensor:
+    """0 for a word of a class that `may [S, C]` come, -inf for others, `[S, V]` of the precision of `like`.
+
+    To be added to log-probabilities, which takes a fifth of the time of filling in what is barred.
+    """
+    each = like.new_zeros(may.shape).masked_fill_(~may, -math.inf)
+    return each.index_select(1, token_class)
+
+
 def certainty(words: Tensor, may: Tensor | None = None, tells: frozenset[str] = STATISTICS) -> dict[str, Tensor]:
     """How sure a model is of each site, from its unshaped `words [S, V]`: what a `Proposal` says of it.
 
