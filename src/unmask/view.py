@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,8 +86,11 @@ class View:
 
     def to(self, device: torch.device | str) -> View:
         """The same view on another device."""
-        columns = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return View(**{name: value.to(device) if isinstance(value, Tensor) else value for name, value in columns})
+        moved: dict[str, Any] = {}
+        for name in (f.name for f in fields(self)):
+            value = getattr(self, name)
+            moved[name] = value.to(device) if isinstance(value, Tensor) else value
+        return View(**moved)
 
 
 def beginnings(view: View) -> Tensor:
