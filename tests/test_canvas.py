@@ -85,6 +85,9 @@ def test_take_and_concat(rows: list[list[int]], data: st.DataObject) -> None:
         rows[i] for i in pick
     ]
     assert taken.request.tolist() == pick
+    for place, number in enumerate(pick):
+        alone, same = taken.row(place), canvas.take(torch.tensor([number]))
+        assert all(torch.equal(getattr(alone, name), getattr(same, name)) for name in (*COLUMNS, "offsets", "request"))
     both = concat([canvas, taken])
     assert both.ids.tolist() == canvas.ids.tolist() + taken.ids.tolist()
     assert not set(both.key[: canvas.n_elements].tolist()) & set(both.key[canvas.n_elements :].tolist())

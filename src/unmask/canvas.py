@@ -141,6 +141,13 @@ class Canvas:
         ends = torch.cat([self.offsets[:-1][row] + within * size, self.offsets[-1:]])
         return replace(self, offsets=ends, request=row)
 
+    def row(self, number: int) -> Canvas:
+        """One row alone; nothing is copied."""
+        begin, end = self.offsets[number : number + 2].tolist()
+        columns = {name: getattr(self, name)[begin:end] for name in COLUMNS}
+        offsets = torch.tensor([0, end - begin], device=self.offsets.device)
+        return replace(self, offsets=offsets, request=self.request[number : number + 1], **columns)
+
     def take(self, rows: Tensor) -> Canvas:
         """Rows by number, `[R]`; a row may come several times (fork), in any order, or not at all (drop)."""
         lengths = self.lengths[rows]

@@ -339,7 +339,7 @@ class LanguageModel:
 
     def _step(self, canvas: Canvas, reading: Reading, opened: Opened, passes: int) -> Step:
         """How the first row of a canvas stands after so many passes."""
-        one = canvas.take(torch.zeros(1, dtype=torch.int64, device=canvas.ids.device))
+        one = canvas.row(0)
         fresh = (one.birth == passes) & (one.role == Role.TEXT) & (one.hole >= 0)
         written = tuple(self.tokenizer.decode([token], inside=True) for token in one.ids[fresh].tolist())
         choice = opened.starts[int(one.request[0])].choice

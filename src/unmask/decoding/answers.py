@@ -74,7 +74,7 @@ def write(
         choice: Hole to number of the candidate it has.
         signs: Show what is still missing, as the user writes it, whatever sign the family has for it.
     """
-    canvas = canvas.take(torch.zeros(1, dtype=torch.int64, device=canvas.ids.device))
+    canvas = canvas.row(0)
     place = (canvas.role == Role.SIGN).nonzero().squeeze(1)
     unfinished = canvas.hole[place].tolist()
     names = ["mask" if isinstance(reading.holes[hole].sign, Mask) else "blank" for hole in unfinished]

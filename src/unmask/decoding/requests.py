@@ -47,7 +47,7 @@ class Finished:
     @cached_property
     def canvas(self) -> Canvas:
         """It alone. Most of what is found is never asked for."""
-        return self.rows.take(torch.tensor([self.row], device=self.rows.ids.device))
+        return self.rows.row(self.row)
 
 
 @dataclass
