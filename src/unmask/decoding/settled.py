@@ -25,7 +25,8 @@ class Settled:
         """Hold nothing yet; elements are read through `cache`."""
         self.model, self.family, self.cache = model, family, cache
         self.names = torch.empty(0, dtype=torch.int64)  # [C] ascending
-        self.last: Proposal | None = None  # of them, in their order
+        self.order = torch.empty(0, dtype=torch.int64)  # [C] which site of the last step each was
+        self.last: Proposal | None = None
 
     def propose(self, canvas: Canvas, sites: Sites, shape: Shape, n: int) -> Proposal:
         """The `n` best alternatives at the sites, nothing drawn; those that are known are only looked up."""
@@ -37,7 +38,7 @@ class Settled:
         self.names = self.names.to(name.device)
         at = torch.searchsorted(self.names, name).clamp(max=max(self.names.numel() - 1, 0))
         known = self.names[at] == name if self.names.numel() else torch.zeros_like(name, dtype=torch.bool)
-        parts = [] if self.last is None else [_rows(self.last, at[known])]
+        parts = [] if self.last is None else [_rows(self.last, self.order[at[known]])]
         if not bool(known.all()):
             fresh, some = ~known, sites.take(~known)
             hidden = self.model.backbone(view.reading(self.family.reads(canvas, some)), cache=self.cache)
@@ -46,8 +47,8 @@ class Settled:
             parts.append(self.family.propose(prediction, canvas, n, now, None))
         where = torch.cat([known.nonzero().squeeze(1), (~known).nonzero().squeeze(1)])
         found = replace(_rows(_joined(parts), where.argsort()), sites=sites)
-        self.names, order = name.sort()
-        self.last = _rows(found, order)
+        self.names, self.order = name.sort()
+        self.last = found
         return found
 
 
