@@ -138,8 +138,9 @@ def _predict(model: Model) -> Any:
     """As the model does, where what a family shows fits; it may be longer than the text."""
 
     def predict(canvas: Canvas, targets: Any = None) -> Any:
-        _fits(model, model.objective.view(canvas, targets).offsets.diff())
-        return model.predict(canvas, targets)
+        view = model.objective.view(canvas, targets)
+        _fits(model, view.offsets.diff())
+        return model(view, canvas)
 
     return predict
 
