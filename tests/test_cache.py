@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toys import toy
-from unmask.backbone import Backbone, BackboneConfig
+from unmask.backbone import Backbone, BackboneConfig, gathered
 from unmask.backbone.cache import ROOM, SPARE, Cache, Plan
 from unmask.decoding import candidates, infill
 from unmask.view import View, beginnings
@@ -53,6 +54,37 @@ def test_any_sequence_of_views_gives_what_no_cache_gives(shape: str, data: st.Da
             torch.testing.assert_close(model(view, cache=cache), model(view, dense=True))
             if data.draw(st.booleans()):
                 cache.keep(causal(rows[:1]).names)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kept", [True, False])
+def test_rows_that_go_on_are_gathered_once(shape: str, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows grow, leave, fork, change places and give slots back: what is read side by side is what there is."""
+    if not kept:
+        monkeypatch.setattr(gathered, "MOST", 1)
+    model, cache, generator = backbone(shape), Cache(), torch.Generator().manual_seed(0)
+
+    def some(n: int) -> list[int]:
+        return torch.randint(0, 9, (n,), generator=generator).tolist()
+
+    rows, where = [some(n) for n in (30, 34, 31, 33)], []
+    with torch.no_grad():
+        for step in range(60):
+            rows = [row + some(1 + (i == step % 4)) for i, row in enumerate(rows)]
+            if step == 20:
+                rows = [rows[2], rows[0], [*rows[2][:-1], 3], rows[1]]
+            if step == 30:
+                cache.keep(causal(rows[1:]).names)
+                rows = [some(12), *rows[1:]]
+            if step == 40:
+                rows = rows[1:]
+            if step == 50:
+                rows = [row[:20] for row in rows]
+            view = causal(rows)
+            torch.testing.assert_close(model(view, cache=cache), model(view, dense=True))
+            where.append(cache.gathered[0].states[-1].data_ptr() if cache.gathered[0].states else 0)
+    again = sum(now != before for before, now in pairwise(where))
+    assert (0 not in where[3:20]) == kept and again < 20
 
 
 def test_a_beginning_is_computed_once() -> None:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from unmask.backbone.gathered import Gathered
 from unmask.view import View
 
 ROOM = 256  # slots a cache grows by, at least
@@ -38,6 +39,9 @@ class Cache:
         self.hidden: Tensor | None = None  # [room, D] after the last layer
         self.places: Tensor | None = None  # [room, P] where positions are fixed at birth
         self.last: tuple[Tensor, Tensor] | None = None  # names of the last view, and the slot of each
+        self.gathered: list[Gathered] = []  # of the blocks of a view, one after the other
+        self.written = torch.empty(0, dtype=torch.int64)  # [room] the plan that wrote each slot last
+        self.turn = 0  # plans so far
         self.n_computed = 0  # elements that went through the layers, ever
         self.n_kept = 0  # elements that the last `keep` left
 
@@ -93,6 +97,19 @@ class Cache:
         used[self.slots] = True
         return (~used).nonzero().squeeze(1)[:n]
 
+    def mark(self, slot: Tensor, room: int) -> None:
+        """Begin another plan, which writes these slots of `room`."""
+        self.turn += 1
+        self.written = _grown(self.written.to(slot.device), room).index_fill_(0, slot, self.turn)
+
+    def follow(self, number: int, slots: Tensor) -> Gathered | None:
+        """What block `number` of a view, which reads `slots [b, L]`, kept of the last one; None: gather all."""
+        if number == len(self.gathered):
+            self.gathered.append(Gathered())
+        size = sum(store[:1].nbytes for store in self.states)
+        kept = self.gathered[number]
+        return kept if kept.follow(slots, self.written, self.turn, size) else None
+
     def write(self, number: int, slot: Tensor, room: int, k: Tensor, v: Tensor) -> Tensor:
         """Store keys and values `[K, G, d]` of layer `number`, of `room` slots at least; gives its whole store."""
         if number == len(self.states):
@@ -115,6 +132,7 @@ class Plan:
         view = self.view
         self.at = self.slot[self.new]
         self.room = int(self.slot.max()) + 1 if self.slot.numel() else 0
+        self.cache.mark(self.at, self.room)
         row = view.rows[self.new]
         per_row = torch.bincount(row, minlength=view.n_rows)
         rows = per_row.nonzero().squeeze(1)
@@ -122,7 +140,7 @@ class Plan:
             parts = _alike(per_row[rows], view.offsets.diff()[rows])
         else:  # alone, a row needs neither padding nor a mask, and its states often lie in one piece
             parts = list(torch.arange(rows.numel(), device=rows.device).split(1))
-        self.blocks = [_Block(some, row, per_row[some], self) for some in (rows[part] for part in parts)]
+        self.blocks = [_Block(i, rows[part], row, per_row[rows[part]], self) for i, part in enumerate(parts)]
 
     def of(self, column: Tensor) -> Tensor:
         """The elements to compute of a column `[M]`, `[K]`."""
@@ -132,10 +150,10 @@ class Plan:
         """Store keys and values of the new elements and attend from them, `[K, H, d]`."""
         store = self.cache.write(layer, self.at, self.room, k, v)
         if len(self.blocks) == 1:
-            return self.blocks[0].attend(q, store, window)
+            return self.blocks[0].attend(q, store, window, layer)
         out = torch.empty_like(q)
         for block in self.blocks:
-            out[block.queries] = block.attend(q, store, window)
+            out[block.queries] = block.attend(q, store, window, layer)
         return out
 
     def places(self, like: Tensor, width: int) -> Tensor:
@@ -165,8 +183,8 @@ class Plan:
 class _Block:
     """Rows with their new elements as `[b, Q]` queries over `[b, L]` slots."""
 
-    def __init__(self, rows: Tensor, row: Tensor, n: Tensor, plan: Plan) -> None:
-        """Of the new elements, each in row `row [K]`, those in `rows [b]`, which have `n [b]` of them."""
+    def __init__(self, number: int, rows: Tensor, row: Tensor, n: Tensor, plan: Plan) -> None:
+        """Block `number`: of the new elements, each in row `row [K]`, those in `rows [b]`, which have `n [b]`."""
         view, starts = plan.view, plan.view.offsets[:-1][rows]
         self.queries = torch.isin(row, rows).nonzero().squeeze(1)  # of the new elements
         self.shape = rows.numel(), int(n.max())
@@ -178,8 +196,11 @@ class _Block:
         grid = starts[:, None] + torch.where(column < lengths[:, None], column, 0)  # padding reads the first element
         slots = plan.slot[grid]
         self.slots: Tensor | slice = slots.flatten()
+        self.kept: Gathered | None = None
         if rows.numel() == 1 and bool((slots.diff() == 1).all()):  # in one piece: read where they lie
             self.slots = slice(int(slots[0, 0]), int(slots[0, 0]) + slots.numel())
+        else:
+            self.kept = plan.cache.follow(number, slots)
         at = starts.repeat_interleave(self.shape[1])  # padded queries see the first element
         at[self.flat] = plan.new[self.queries]
         at = at.view(self.shape)
@@ -191,7 +212,7 @@ class _Block:
         self.masks: dict[int | None, Tensor | None] = {}
         self.position = view.position[at], view.position[grid]  # [b, Q] and [b, L]
 
-    def attend(self, q: Tensor, store: Tensor, window: int | None) -> Tensor:
+    def attend(self, q: Tensor, store: Tensor, window: int | None, layer: int) -> Tensor:
         """`q [K, H, d]` of all new elements over a layer's store; of this block's, `[k, H, d]`."""
         (b, n), (heads, width) = self.shape, q.shape[1:]
         if self.flat.numel() == b * n:
@@ -199,8 +220,11 @@ class _Block:
         else:
             padded = q.new_zeros(b * n, heads, width)
             padded[self.flat] = q.index_select(0, self.queries)
-        some = store[self.slots] if isinstance(self.slots, slice) else store.index_select(0, self.slots)
-        seen = some.view(b, -1, *store.shape[1:])
+        if self.kept is not None:
+            seen = self.kept.read(layer, store)
+        else:
+            some = store[self.slots] if isinstance(self.slots, slice) else store.index_select(0, self.slots)
+            seen = some.view(b, -1, *store.shape[1:])
         k, v = (part.transpose(1, 2) for part in seen.unbind(2))  # [b, G, L, d] each
         groups = k.shape[1]
         # The heads that share keys stand behind each other as if they were more queries.
