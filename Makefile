@@ -52,7 +52,7 @@ $(BIN)/python:
 
 # Stamps: newer than what they were made from, so a second call does nothing.
 $(USE): pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) -e .
+	$(INSTALL) -e '.[gguf]'
 	@touch $@
 
 $(WORK): pyproject.toml constraints.txt | $(BIN)/python

@@ -1,10 +1,10 @@
 """Adapters: what is trained and what stays, put together again, and kept apart from other bases."""
 
-import errno
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch.utils.flop_counter import FlopCounterMode
 
 import unmask
@@ -368,15 +369,33 @@ def test_the_adapter_of_the_package_goes_by_its_name_through_every_door(tmp_path
 def test_the_base_of_a_name_is_the_one_that_was_pulled_whatever_lies_there(tmp_path, monkeypatch):
     monkeypatch.setenv("UNMASK_CACHE", str(tmp_path))
     facts = dict.fromkeys(("title", "makers", "licence", "terms", "hub", "package"))
-    monkeypatch.setitem(bases.BASES, "tiny", bases.Base("tiny", file="tiny.gguf", size=4, sha256="abc", **facts))
+    whole = hashlib.sha256(b"GGUF").hexdigest()
+    monkeypatch.setitem(bases.BASES, "tiny", bases.Base("tiny", file="tiny.gguf", size=4, sha256=whole, **facts))
     bases.BASES["tiny"].path.parent.mkdir(parents=True)
     bases.BASES["tiny"].path.write_bytes(b"GGUF")
     (tmp_path / "tiny").mkdir()
     monkeypatch.chdir(tmp_path)
-    chosen = config(tiny_model("left_to_right"), base="tiny", sha256="abc")
+    chosen = config(tiny_model("left_to_right"), base="tiny", sha256=whole)
     assert adapters.base_of(chosen, "it") == bases.BASES["tiny"].path
     with pytest.raises(ValueError, match="it is no adapter of tiny"):  # trained on another of that name
         adapters.base_of(adapters.replace(chosen, sha256="def"), "it")
+
+
+def test_what_is_no_adapter_is_not_merged(base, tmp_path, capsys):
+    place = gguf_of(tmp_path / "tiny.gguf", llama())
+    (tmp_path / "empty").mkdir()
+    wrong = {
+        place: "a whole model",
+        base: "model_type",
+        tmp_path / "empty": "no config.json",
+        tmp_path / "x": "no such",
+    }
+    for path, why in wrong.items():
+        assert main(["merge", str(path), str(tmp_path / "out")]) == 1
+        assert re.fullmatch(
+            rf"unmask: .*is no adapter · .*{why}.* · give the folder of one.*\n", capsys.readouterr().err
+        )
+    assert not (tmp_path / "out").exists()
 
 
 def test_merged_and_apart_agree_in_float32(run, base):
@@ -593,7 +612,7 @@ def test_broken_parts_are_named(run, tmp_path):
     with pytest.raises(ValueError, match="is no adapter · its model_type is not 'unmask-adapter'"):
         read_adapter(tiny_folder(tmp_path))
     assert not is_adapter(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"config.json cannot be read"):
+    with pytest.raises(ValueError, match=r"nowhere is no adapter · there is no such folder"):
         read_adapter(tmp_path / "nowhere")
 
 
@@ -707,14 +726,14 @@ def test_merge_keeps_what_the_base_is_stored_as(run, base, tmp_path, capsys):
 def test_merge_wants_an_adapter_and_leaves_nothing_half(run, base, tmp_path, capsys, monkeypatch):
     assert main(["merge", str(base), str(tmp_path / "whole")]) == 1
     assert "is no adapter · its model_type is not 'unmask-adapter'" in capsys.readouterr().err
-    monkeypatch.setattr("unmask.folder.write_tensors", full)
+    monkeypatch.setattr("unmask.tensors.save_file", full)
     assert main(["merge", str(run / "model"), str(tmp_path / "whole")]) == 1
-    assert "no space left on device" in capsys.readouterr().err
+    assert re.fullmatch(r"unmask: \S+: no space left on device · .*\n", capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
 
 
-def full(*_) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def full(*_, **__) -> None:
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])

@@ -396,10 +396,13 @@ def test_train_passes_on_what_was_typed(trainings: list[tuple[Any, ...]], tmp_pa
     assert main(["train", str(data), "steps=6", "--out", run, "--resume"]) == 0
     assert main(["train", "steps=8", "--out", run, "--resume"]) == 0
     assert main(["train", "--out", run, "--resume"]) == 0
+    assert main(["train", "model=base", f"data={data}", "adapter.rank=4", "--out", run]) == 0
+    assert main(["train", "model=base", "adapter.rank=4", "--out", run]) == 2  # nothing to learn from
     assert trainings == [
         (str(data), ["steps=6"], tmp_path, True),
         (None, ["steps=8"], tmp_path, True),
         (None, [], tmp_path, True),
+        ({}, ["model=base", f"data={data}", "adapter.rank=4"], tmp_path, False),
     ]
 
 

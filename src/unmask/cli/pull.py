@@ -57,7 +57,8 @@ def listed(as_json: bool) -> None:
     from unmask.bases import BASES
 
     for base in BASES.values():
-        here = str(base.path) if base.path.is_file() else None
+        whole = base.path.is_file() and base.path.stat().st_size == base.size
+        here = str(base.path) if whole else None
         if as_json:
             facts = {"name": base.name, "path": here, "sha256": base.sha256, "licence": base.licence}
             print_line(facts | {"source": "cache" if here else None})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -31,11 +32,11 @@ def train(
 ) -> None:
     """Train a model from a recipe or from text.
 
-    RECIPE is a YAML file or the name of one in the package; DATA is a text file, a folder or JSONL. With --resume it
-    may be left out: the run knows its own.
+    RECIPE is a YAML file or the name of one in the package; DATA is a text file, a folder or JSONL. It may be left out
+    where data= says what to learn from, and with --resume: the run knows its own.
     """
     changes = list(overrides or [])
-    if resume and recipe is not None and "=" in recipe and not Path(recipe).exists():
+    if recipe is not None and "=" in recipe and not Path(recipe).exists():
         changes.insert(0, recipe)
         recipe = None
     for change in changes:
@@ -43,15 +44,17 @@ def train(
             raise used_wrongly(f"{change!r} is no key=value · settings are written so · for example steps=60")
     if resume and out is None:
         raise used_wrongly("--resume without --out · which run goes on is not said · add --out RUN")
-    if recipe is None and not resume:
-        raise used_wrongly("no recipe and no text · there is nothing to learn from · give a recipe, file or folder")
+    if recipe is None and not resume and not any(re.match(r"data(\.folder|\.path)?=", change) for change in changes):
+        raise used_wrongly(
+            "no recipe and no text · there is nothing to learn from · give a recipe, file or folder, or data=PATH"
+        )
     from unmask.data.dialogues import LeftOut
     from unmask.training.run import train as run
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", LeftOut)
         warnings.showwarning = partial(_warned, warnings.showwarning)
-        report(run(recipe, changes, out, resume))
+        report(run({} if recipe is None and not resume else recipe, changes, out, resume))
 
 
 def _warned(others: Callable[..., None], message: Warning | str, category: type[Warning], *more: Any) -> None:

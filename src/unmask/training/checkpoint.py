@@ -195,8 +195,8 @@ def room_for(what: str) -> Iterator[None]:
         if not full:
             raise
         raise ValueError(
-            f"{what} could not be written · the disk is full · make room and go on with --resume: "
-            "the checkpoints before it are whole"
+            f"{what} could not be written · the disk is full · make room and start it again, or, where it had begun, "
+            "go on with --resume: the checkpoints before it are whole"
         ) from fault
 
 
