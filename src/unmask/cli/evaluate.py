@@ -36,6 +36,9 @@ def evaluate(
             "--ask", metavar="WORDING", help="Ask in words, for models that fill nothing; {text} stands for the text."
         ),
     ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="With --ask: the wording is a user's turn, what is filled in the answer.")
+    ] = False,
     n: Annotated[int, typer.Option("-n", min=1, help="How many sentences.")] = 1000,
     seed: options.Seed = 0,
     as_json: options.Json = False,
@@ -58,6 +61,8 @@ def evaluate(
         )
     if ask is not None and "{text}" not in ask:
         raise used_wrongly("--ask has no place for the text · it is where {text} stands · write {text} in it")
+    if chat and ask is None:
+        raise used_wrongly("--chat without --ask · what the user says was not said · add --ask WORDING")
     for path in [*(text or []), *(counts or [])]:
         if not path.is_file():
             raise ValueError(f"{path} is no file · it cannot be read · look at the path")
@@ -73,7 +78,7 @@ def evaluate(
         def tell(done: int, total: int, what: str) -> None:
             progress.update(bar, completed=done, total=total, description=what)
 
-        asked = lm if ask is None else Asked(lm, ask)
+        asked = lm if ask is None else Asked(lm, ask, chat)
         report = TASKS[task].run(asked, text or [], counts or [], n, seed, tell)
     if as_json:
         for row in report.rows:

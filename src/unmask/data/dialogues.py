@@ -112,8 +112,10 @@ def _by_template(template: Any, tokenizer: Any, turns: Turns) -> Iterator[tuple[
             yield whole, False
             continue
         yield header, False
+        whole, after = whole[: len(whole) - len(template.after)], template.after
         joined = whole[: len(header)] != header  # the vocabulary has a token across the border
         yield tokenizer.encode(content.strip(), inside=True) + whole[-1:] if joined else whole[len(header) :], True
+        yield after, False
 
 
 def _plain(tokenizer: Any, turns: Turns) -> Iterator[tuple[list[int], bool]]:

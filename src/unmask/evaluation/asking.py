@@ -20,22 +20,38 @@ class Asked:
     """Fills the blank of a text by going on from a question about it.
 
     `wording` holds `{text}`, the text with `___` for its blank; the answer is what follows. Where the number of words
-    is told, the answer has as many.
+    is told, the answer has as many. `chat`: it is a user's turn of a conversation, and the answer the assistant's.
     """
 
     lm: LanguageModel
     wording: str
+    chat: bool = False
 
     def fill(self, text: Sequence[str], n: int = 1, *, seed: int = 0) -> list[list[Fill]]:
-        """The `n` best answers to each, as fills of the question's own end."""
-        return self.lm.fill([self._question(one) for one in text], n=n, seed=seed, max_words=MOST_WORDS)
+        """The `n` best answers to each, as fills of the question's own end, or alone.
 
-    def _question(self, text: str) -> list[Any]:
-        """The wording about a text, and a blank behind it with the limits or candidates of the text's own."""
+        Raises:
+            ValueError: where `chat` is asked of a model that was taught no conversations.
+        """
+        asked = [self._question(one) for one in text]
+        how: dict[str, Any] = {"n": n, "seed": seed, "max_words": MOST_WORDS}
+        if not self.chat:
+            return self.lm.fill(
+                [[said if said.endswith((" ", "\n")) else f"{said} ", sign] for said, sign in asked], **how
+            )
+        from unmask.decoding.search import BEAM
+        from unmask.tokenizer.chat import Template
+
+        template = Template(self.lm.tokenizer)
+        turns = [template.reading([{"role": "user", "content": said}], sign) for said, sign in asked]
+        return self.lm.generate(turns, beam=max(BEAM, 2 * n), **how)
+
+    def _question(self, text: str) -> tuple[str, Blank]:
+        """The wording about a text, and a blank with the limits or candidates of the text's own."""
         pieces = parse(text)
         (blank,) = (piece for piece in pieces if isinstance(piece, Blank))  # the tasks that are asked have one each
         said = self.wording.replace("{text}", "".join(piece if isinstance(piece, str) else "___" for piece in pieces))
-        return [said if said.endswith((" ", "\n")) else f"{said} ", blank]
+        return said, blank
 
 
 Filler: TypeAlias = "LanguageModel | Asked"

@@ -19,7 +19,7 @@ from unmask.public.gguf import GGUF, MAGIC
 from unmask.tensors import CARD, Tensors, promoted, read_settings
 from unmask.tokenizer import Tokenizer
 from unmask.tokenizer import definition as definitions
-from unmask.tokenizer.chat import TURN
+from unmask.tokenizer.chat import HEADERS
 from unmask.tokenizer.gguf import vocabulary_of
 
 KEPT = ("bos_token_id", "eos_token_id", "pad_token_id")  # settings that no computation needs, but that are written back
@@ -190,7 +190,7 @@ class MaskedCheckpoint(Checkpoint):
         begin = self._begin()
         own = {"mask": mask, "start": end if begin is None else begin, "end": end}
         known = {added["content"]: added for added in self.definition.get("added_tokens") or ()}
-        turn = known.get(TURN)  # a base model has it unregistered, and never writes it
+        turn = known.get(HEADERS.ends)  # a base model has it unregistered, and never writes it
         return own | ({"turn": turn["id"]} if turn and turn["special"] else {})
 
     def _begin(self) -> int | None:
