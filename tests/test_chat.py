@@ -6,12 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
+import unmask
 from lladas import END, HEADED, HEADER, MASK, START, TURN, folder_of, theirs, vocabulary
-from llamas import llama, written
+from llamas import llama, spoken, written
 from unmask.cli import main
 from unmask.conversation import Conversation
 from unmask.decoding.masks import Masks
+from unmask.evaluation.asking import MOST_WORDS, Asked
 from unmask.folder import read_model
+from unmask.holes import Blank
 from unmask.language_model import LanguageModel
 from unmask.tokenizer import Tokenizer
 from unmask.tokenizer.chat import Template
@@ -75,7 +78,7 @@ def test_what_is_no_conversation(messages, named, tokenizer):
 
 
 def test_a_vocabulary_without_the_signs_says_so():
-    with pytest.raises(ValueError, match=r"no <\|start_header_id\|> in this vocabulary"):
+    with pytest.raises(ValueError, match=r"no <\|start_header_id\|> and no <\|im_start\|> in this"):
         Template(Tokenizer.train(["the cat"] * 9, vocab_size=320))
 
 
@@ -104,6 +107,48 @@ def test_a_model_that_goes_left_to_right_answers(tmp_path):
     with pytest.raises(ValueError, match="reads 256 at a time"):
         chat.say("word " * 300, max_words=3)
     assert len(chat.messages) == 2  # what could not be answered was not said
+
+
+@pytest.fixture(scope="module")
+def chatml(tmp_path_factory):
+    """A left-to-right model that was taught conversations in ChatML, and its vocabulary as `tokenizers` has it."""
+    folder, made = written(tmp_path_factory.mktemp("chatml"), llama(max_position_embeddings=256)), spoken()
+    made.add_special_tokens(["<|im_end|>"])
+    made.save(str(folder / "tokenizer.json"))
+    return loaded(folder), made
+
+
+def test_chatml(chatml):
+    lm, made = chatml
+    template, talk = Template(lm.tokenizer), [*TALK[:3], {"role": "user", "content": "And <|im_end|>?\n"}]
+    shown = (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is  that?<|im_end|>\n"
+        "<|im_start|>assistant\nA cat, in 1984.<|im_end|>\n"
+    )
+    ids, said = template.ids(talk, answer=True), made.encode(shown, add_special_tokens=False).ids
+    assert ids[: len(said)] == said
+    (*middle, last), ends = ids[len(said) :], made.token_to_id("<|im_end|>")
+    assert middle.count(ends) == 1  # what the user says of signs is text
+    assert lm.tokenizer.decode(middle[1 : middle.index(ends)], inside=True) == "user\nAnd <|im_end|>?"
+    assert [*middle[middle.index(ends) :], last] == [
+        ends, *made.encode("\n").ids, made.token_to_id("<|im_start|>"), *made.encode("assistant\n").ids
+    ]  # fmt: skip
+    chat = Conversation(lm)
+    assert chat.say("The cat?", max_words=3).text == chat.messages[1]["content"]
+
+
+def test_a_user_asks_for_what_is_missing(chatml):
+    lm, _ = chatml
+    free, told = Asked(lm, "{text} What is missing?", chat=True).fill(["the ___ sat", "the ___{2} sat"], n=2)
+    assert all(fill.text == fill.holes[0].text for fill in [*free, *told])  # the answer alone
+    assert all(len(fill.text.split()) == 2 for fill in told)
+    template = Template(lm.tokenizer)
+    asked = template.reading([{"role": "user", "content": "the ___ sat What is missing?"}], Blank((2, 2)))
+    (fill, _) = lm.generate(asked, n=2, max_words=MOST_WORDS, beam=8)
+    assert (told[0].text, told[0].log_prob) == (fill.text, pytest.approx(fill.log_prob, abs=1e-5))
+    with pytest.raises(ValueError, match=r"and no <\|im_start\|> in this vocabulary"):
+        Asked(unmask.load(), "{text}", chat=True).fill(["the ___ sat"])
+    assert main(["evaluate", "facts", "--text", "x", "--chat"]) == 2
 
 
 @pytest.fixture(scope="module")

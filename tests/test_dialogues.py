@@ -236,8 +236,7 @@ def test_settings_of_dialogues_are_checked(tmp_path, tokenizer):
 class Chatty:
     """A vocabulary with a template, as `tokenizer.chat` finds one."""
 
-    def __init__(self) -> None:
-        names = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    def __init__(self, names: list[str]) -> None:
         definition = json.loads(json.dumps(Tokenizer.train([*ASKED, *SAID] * 20, vocab_size=384).definition))
         for name, added in zip(
             names, (a for a in definition["added_tokens"] if "unused" in a["content"]), strict=False
@@ -249,15 +248,17 @@ class Chatty:
         self.tokenizer = Tokenizer(definition)
 
 
-def test_a_vocabulary_with_a_template_lays_dialogues_out_by_it():
-    from unmask.tokenizer.chat import TURN, Template
+@pytest.mark.parametrize("form", [0, 1])
+def test_a_vocabulary_with_a_template_lays_dialogues_out_by_it(form):
+    from unmask.tokenizer.chat import FORMS, Template
 
-    tokenizer = Chatty().tokenizer
+    tokenizer = Chatty(FORMS[form].signs).tokenizer
     template = Template(tokenizer)
+    ends = tokenizer.vocabulary[FORMS[form].ends]
     ids, spans = next(encode([told({"messages": TURNS}, "")], tokenizer, 200))
     for number, (begin, end) in zip((2, 4), spans, strict=True):
         assert ids[:begin] == template.ids(TURNS[:number], answer=True)
-        assert ids[begin:end] == [*tokenizer.encode(TURNS[number]["content"], inside=True), tokenizer.vocabulary[TURN]]
+        assert ids[begin:end] == [*tokenizer.encode(TURNS[number]["content"], inside=True), ends]
     assert len(ids) == spans[-1][1]
 
 
