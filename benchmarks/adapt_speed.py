@@ -131,7 +131,9 @@ def measure(who: str, steps: int, narrow: bool) -> None:
     took = time.process_time() - begin
     figures = {
         "rate": tokens / took,
-        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3),
+        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        * (1 if sys.platform == "darwin" else 1024)
+        / 1e6,
         "trained": sum(parameter.numel() for parameter in trained),
     }
     print(json.dumps(figures))

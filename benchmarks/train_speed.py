@@ -180,7 +180,7 @@ def measure(who: str, ragged: bool, autocast: bool, steps: int) -> None:
     figures = {
         "rate": sum(map(sum, rows)) / took,
         "share": achieved / matmul_rate(autocast),
-        "megabytes": memory / (1e6 if sys.platform == "darwin" else 1e3),
+        "megabytes": memory * (1 if sys.platform == "darwin" else 1024) / 1e6,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
     print(json.dumps(figures))
