@@ -93,7 +93,11 @@ class Layout:
             )
         if self.derived is not None:
             said = self.derived(said, where)
-        config = BackboneConfig(**self.constants, **{ours: key.read(said, where) for ours, key in self.keys.items()})
+        values = {ours: key.read(said, where) for ours, key in self.keys.items()}
+        try:
+            config = BackboneConfig(**self.constants, **values)
+        except ValueError as fault:
+            raise ValueError(f"{where}: {fault}") from None
         plain = config.head_dim is None or config.head_dim * config.n_heads == config.width
         return replace(config, head_dim=None) if plain else config
 
