@@ -89,7 +89,7 @@ def test_shards_in_and_out(tmp_path):
         ({"hidden_size": None}, "has no 'hidden_size'"),
         ({"hidden_size": "32"}, "hidden_size is '32'"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
-        ({"num_key_value_heads": 3}, "config.json: n_heads 4 is not a multiple of n_kv_heads 3"),
+        ({"num_key_value_heads": 3}, "in: n_heads 4 is not a multiple of n_kv_heads 3"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1"),
         ({"eos_token_id": 999, "bos_token_id": 1}, "eos_token_id is 999"),
         ({"num_attention_heads": 8}, "'model.layers.0.self_attn.q_proj.weight' has shape (32, 32)"),
