@@ -111,3 +111,5 @@ def test_the_blanks_task_asks_in_words(tmp_path: Path) -> None:
     path.write_text("the cat sat on the mat\nthe dog ran to the cat\n")
     rows = TASKS["blanks"].run(Asked(plain(), "{text} and"), [path], [], 9, 0, lambda *_: None).rows
     assert {row["blanks"] for row in rows} == {"1 word", "2-4 words"}
+    (choice,) = (row for row in rows if row["by"] == "model, of 10")
+    assert 0 <= choice["ECE"] <= 1 and choice["n"] == 2

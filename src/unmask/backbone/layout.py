@@ -93,9 +93,9 @@ class Layout:
             )
         if self.derived is not None:
             said = self.derived(said, where)
-        values = {ours: key.read(said, where) for ours, key in self.keys.items()}
+        read = {ours: key.read(said, where) for ours, key in self.keys.items()}
         try:
-            config = BackboneConfig(**self.constants, **values)
+            config = BackboneConfig(**self.constants, **read)
         except ValueError as fault:
             raise ValueError(f"{where}: {fault}") from None
         plain = config.head_dim is None or config.head_dim * config.n_heads == config.width

@@ -50,22 +50,7 @@ def evaluate(
     answers, of JSON lines with text, choices and answer. prompts: fills of fifteen everyday sentences, for a person to
     judge.
     """
-    if task not in TASKS:
-        raise used_wrongly(f"no task {task!r} · it is not in the table · tasks: {', '.join(TASKS)}")
-    needs = TASKS[task].needs_text
-    if needs and not text:
-        raise used_wrongly(f"{task} without --text · it needs text the model has not seen · add --text FILE")
-    if ask is not None and not TASKS[task].asks:
-        raise used_wrongly(
-            f"{task} with --ask · its texts are not asked in words · use another task, or leave out --ask"
-        )
-    if ask is not None and "{text}" not in ask:
-        raise used_wrongly("--ask has no place for the text · it is where {text} stands · write {text} in it")
-    if chat and ask is None:
-        raise used_wrongly("--chat without --ask · what the user says was not said · add --ask WORDING")
-    for path in [*(text or []), *(counts or [])]:
-        if not path.is_file():
-            raise ValueError(f"{path} is no file · it cannot be read · look at the path")
+    _check(task, text or [], counts or [], ask, chat)
     from rich.console import Console
     from rich.progress import Progress
 
@@ -85,6 +70,26 @@ def evaluate(
             print_line({"task": task, "model": model or "default"} | row)
     else:
         draw(report)
+
+
+def _check(task: str, text: list[Path], counts: list[Path], ask: str | None, chat: bool) -> None:
+    """See that what was asked for goes together, and is there."""
+    if task not in TASKS:
+        raise used_wrongly(f"no task {task!r} · it is not in the table · tasks: {', '.join(TASKS)}")
+    needs = TASKS[task].needs_text
+    if needs and not text:
+        raise used_wrongly(f"{task} without --text · it needs text the model has not seen · add --text FILE")
+    if ask is not None and not TASKS[task].asks:
+        raise used_wrongly(
+            f"{task} with --ask · its texts are not asked in words · use another task, or leave out --ask"
+        )
+    if ask is not None and "{text}" not in ask:
+        raise used_wrongly("--ask has no place for the text · it is where {text} stands · write {text} in it")
+    if chat and ask is None:
+        raise used_wrongly("--chat without --ask · what the user says was not said · add --ask WORDING")
+    for path in [*text, *counts]:
+        if not path.is_file():
+            raise ValueError(f"{path} is no file · it cannot be read · look at the path")
 
 
 def draw(report: Report) -> None:

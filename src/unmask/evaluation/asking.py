@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from unmask.holes import Blank, parse
 
 if TYPE_CHECKING:
-    from unmask.language_model import LanguageModel
+    from unmask.language_model import LanguageModel, Pieces
     from unmask.results import Fill
 
 MOST_WORDS = 8  # of an answer whose length is not told, as where models fill
@@ -27,7 +27,7 @@ class Asked:
     wording: str
     chat: bool = False
 
-    def fill(self, text: Sequence[str], n: int = 1, *, seed: int = 0) -> list[list[Fill]]:
+    def fill(self, text: Sequence[str | Pieces], n: int = 1, *, seed: int = 0) -> list[list[Fill]]:
         """The `n` best answers to each, as fills of the question's own end, or alone.
 
         Raises:
@@ -46,9 +46,9 @@ class Asked:
         turns = [template.reading([{"role": "user", "content": said}], sign) for said, sign in asked]
         return self.lm.generate(turns, beam=max(BEAM, 2 * n), **how)
 
-    def _question(self, text: str) -> tuple[str, Blank]:
+    def _question(self, text: str | Pieces) -> tuple[str, Blank]:
         """The wording about a text, and a blank with the limits or candidates of the text's own."""
-        pieces = parse(text)
+        pieces = parse(text) if isinstance(text, str) else text
         (blank,) = (piece for piece in pieces if isinstance(piece, Blank))  # the tasks that are asked have one each
         said = self.wording.replace("{text}", "".join(piece if isinstance(piece, str) else "___" for piece in pieces))
         return said, blank

@@ -46,10 +46,10 @@ def evaluate(lm: Filler, text: Sequence[Path], counts: Sequence[Path], n: int, s
     for name, told in (("model, free", False), ("model, told ___{k}", True)):
         if phrases:
             rows.append(hits("2-4 words", name, phrases, filled(lm, phrases, told, TOP, seed, tell), TOP))
+    others = table.commonest(CHOICES)
+    offered = [multiple_choice.candidates(item, others, seed) for item in words]
+    rows.append(multiple_choice.choice(lm, "1 word", words, offered, seed, tell))
     if not isinstance(lm, Asked):
-        others = table.commonest(CHOICES)
-        offered = [multiple_choice.candidates(item, others, seed) for item in words]
-        rows.append(multiple_choice.choice(lm, "1 word", words, offered, seed, tell))
         rows += bound(lm, chosen, seed, tell)
     where = "the --counts text" if counts else "the evaluated text itself (no --counts: no count table)"
     return Report(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.evaluation import multiple_choice
-from unmask.evaluation.asking import Asked
 from unmask.evaluation.cloze import Cloze
 from unmask.evaluation.filling import filled, hits
 from unmask.evaluation.report import Report
@@ -35,9 +34,8 @@ def evaluate(lm: Filler, text: Sequence[Path], counts: Sequence[Path], n: int, s
     rows = []
     for name, told in (("model, free", False), ("model, told ___{k}", True)):
         rows.append(hits("object", name, items, filled(lm, items, told, TOP, seed, tell), TOP))
-    if not isinstance(lm, Asked):
-        offered = [multiple_choice.candidates(item, others, seed) for item, others in found]
-        rows.append(multiple_choice.choice(lm, "object", items, offered, seed, tell))
+    offered = [multiple_choice.candidates(item, others, seed) for item, others in found]
+    rows.append(multiple_choice.choice(lm, "object", items, offered, seed, tell))
     notes = ["hit: the fill is exactly the object's name; ± one standard error"]
     return Report(rows, [*notes, "of 10: among nine other objects of the same relation; ECE over ten bins"])
 

@@ -13,7 +13,7 @@ from unmask.holes import Blank
 
 if TYPE_CHECKING:
     from unmask.evaluation import Tell
-    from unmask.language_model import LanguageModel
+    from unmask.evaluation.asking import Filler
 
 CANDIDATES = 10  # of one blank, the right one among them
 BINS = 10  # of the probability, for the calibration error
@@ -32,7 +32,7 @@ def candidates(item: Cloze, others: Sequence[str], seed: int) -> list[str]:
 
 
 def choice(
-    lm: LanguageModel, blanks: str, items: Sequence[Cloze], offered: Sequence[Sequence[str]], seed: int, tell: Tell
+    lm: Filler, blanks: str, items: Sequence[Cloze], offered: Sequence[Sequence[str]], seed: int, tell: Tell
 ) -> dict[str, Any]:
     """A row: how often the model's first of the candidates is right, and its expected calibration error."""
     asked = [
