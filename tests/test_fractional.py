@@ -352,6 +352,22 @@ def test_what_is_looked_up_is_what_would_be_worked_out(way: dict[str, object], m
     assert settled < sum(n_words)
 
 
+def test_what_was_proposed_is_remembered_by_all_parts_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are too many for one pass come in several: each finds what was worked out for it in the last step."""
+    lm, texts = shy(-3.0), [f"the {word} ___ the mat" for word in ("cat", "dog", "sun", "moon")]
+    n_words: list[int] = []
+    words = Prediction.words
+    monkeypatch.setattr(Prediction, "words", lambda self: (n_words.append(self.row.numel()), words(self))[1])
+    whole = lm.fill(texts, max_words=6, policy="serial", beam=1)
+    together, n_words[:] = sum(n_words), []
+    monkeypatch.setattr("unmask.decoding.infill.CHUNK", 1)  # each row alone
+    parts = lm.fill(texts, max_words=6, policy="serial", beam=1)
+    for some, others in zip(parts, whole, strict=True):
+        assert [fill.text for fill in some] == [fill.text for fill in others]
+        assert [fill.log_prob for fill in some] == pytest.approx([fill.log_prob for fill in others], abs=1e-9)
+    assert sum(n_words) == together > 40
+
+
 def test_it_trains_by_its_recipe_and_fills_in_rounds(tmp_path) -> None:
     (tmp_path / "text.txt").write_text("The cat sat on the mat.\nThe dog lay on the log.\n" * 100)
     small = ["batch_tokens=512", "data.max_tokens=32", "backbone.width=64", "backbone.n_layers=2", "backbone.n_heads=2"]

@@ -19,6 +19,7 @@ from unmask.view import View
 
 ROOM = 256  # slots a cache grows by, at least
 WASTE = 2  # times the work of some rows that reading them together may take
+RECENT = 4  # plans; what none of so many read is no longer kept gathered
 SPARE = 2  # times as much as was kept last may be held before it is time to forget again
 
 
@@ -39,7 +40,7 @@ class Cache:
         self.hidden: Tensor | None = None  # [room, D] after the last layer
         self.places: Tensor | None = None  # [room, P] where positions are fixed at birth
         self.last: tuple[Tensor, Tensor] | None = None  # names of the last view, and the slot of each
-        self.gathered: list[Gathered] = []  # of the blocks of a view, one after the other
+        self.gathered: dict[tuple[int, int], Gathered] = {}  # of a block, by its number and its first slot
         self.written = torch.empty(0, dtype=torch.int64)  # [room] the plan that wrote each slot last
         self.turn = 0  # plans so far
         self.n_computed = 0  # elements that went through the layers, ever
@@ -103,11 +104,15 @@ class Cache:
         self.written = _grown(self.written.to(slot.device), room).index_fill_(0, slot, self.turn)
 
     def follow(self, number: int, slots: Tensor) -> Gathered | None:
-        """What block `number` of a view, which reads `slots [b, L]`, kept of the last one; None: gather all."""
-        if number == len(self.gathered):
-            self.gathered.append(Gathered())
+        """What block `number` of a view, which reads `slots [b, L]`, kept of the last one; None: gather all.
+
+        The rows of one step may come in several views, which are told apart by where their first row begins.
+        """
+        name = number, int(slots[0, 0])
+        kept = self.gathered.pop(name, None) or Gathered()
+        recent = {name: one for name, one in self.gathered.items() if one.turn > self.turn - RECENT}
+        self.gathered = recent | {name: kept}  # the latest last
         size = sum(store[:1].nbytes for store in self.states)
-        kept = self.gathered[number]
         return kept if kept.follow(slots, self.written, self.turn, size) else None
 
     def write(self, number: int, slot: Tensor, room: int, k: Tensor, v: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Keys and values of rows that are read together, side by side: gathered once, and from then on only what is new.
 
-Rows that go on step by step find nearly all that they read where it stood. 32 rows of 256 tokens spent two thirds of a
-step on gathering what they had gathered in the step before (LOG.md).
+Rows that go on step by step find nearly all that they read where it stood: 32 rows of 256 tokens from left to right
+took 15.5 CPU seconds when all was gathered in every step, and take 10.8 (LOG.md).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 SPARE = 16  # places that a row may grow by before all is gathered again, at least
-MOST = 2**28  # bytes in all layers; more than that is gathered in every step and not kept
+MOST = 2**28  # bytes of a block in all layers; more than that is gathered in every step and not kept
 
 
 class Gathered:

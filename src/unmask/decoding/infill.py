@@ -209,7 +209,7 @@ class _Loop:
         )  # fmt: skip
         n, draws = 1 if search.sampling else self._width, noise if search.temperature > 0 else None
         if self.reader.settled is not None and draws is None:
-            return self.reader.settled.propose(canvas, sites, shape, n)
+            return self.reader.settled.propose(canvas, sites, shape, n, self.passes)
         prediction, against = self.reader.read(rows, sites, blocks, self.passes)
         return self.model.objective.propose(prediction, canvas, n, replace(shape, against=against), draws)
 

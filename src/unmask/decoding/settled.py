@@ -27,9 +27,18 @@ class Settled:
         self.names = torch.empty(0, dtype=torch.int64)  # [C] ascending
         self.order = torch.empty(0, dtype=torch.int64)  # [C] which site of the last step each was
         self.last: Proposal | None = None
+        self.step = 0
+        self.now: list[tuple[Tensor, Proposal]] = []  # of the parts of this step: names [S], and what was proposed
 
-    def propose(self, canvas: Canvas, sites: Sites, shape: Shape, n: int) -> Proposal:
-        """The `n` best alternatives at the sites, nothing drawn; those that are known are only looked up."""
+    def propose(self, canvas: Canvas, sites: Sites, shape: Shape, n: int, step: int) -> Proposal:
+        """The `n` best alternatives at the sites, nothing drawn; those that are known are only looked up.
+
+        The rows of one `step` may come in several parts.
+        """
+        if step != self.step and self.now:
+            self.names, self.order = torch.cat([name for name, _ in self.now]).sort()
+            self.last, self.now = _joined([found for _, found in self.now]), []
+        self.step = step
         view = self.family.view(canvas)
         element = view.names
         left, right = self.family.beside(canvas, sites)
@@ -47,8 +56,7 @@ class Settled:
             parts.append(self.family.propose(prediction, canvas, n, now, None))
         where = torch.cat([known.nonzero().squeeze(1), (~known).nonzero().squeeze(1)])
         found = replace(_rows(_joined(parts), where.argsort()), sites=sites)
-        self.names, self.order = name.sort()
-        self.last = found
+        self.now.append((name, found))
         return found
 
 
