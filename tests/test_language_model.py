@@ -16,8 +16,10 @@ from huggingface_hub import HfApi
 import unmask
 from toys import FAMILIES, WRITERS, toy, with_options
 from unmask import Blank, Canvas, Fill, Mask, Score
+from unmask.backbone.cache import Cache
 from unmask.language_model import LanguageModel, load
 from unmask.tokenizer import Tokenizer
+from unmask.view import View
 from vocabularies import bert
 
 TEXTS = [
@@ -259,13 +261,13 @@ def test_one_order_too_has_its_error(family: str) -> None:
 def test_what_is_scored_stays_within_the_context(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = toy(family, max_length=24)
     longest: list[int] = []
-    predict = lm.model.predict
+    forward = lm.model.forward
 
-    def measured(canvas: Canvas, targets: object = None) -> object:
+    def measured(view: View, canvas: Canvas, cache: Cache | None = None) -> object:
         longest.append(int(canvas.lengths.max()))
-        return predict(canvas, targets)
+        return forward(view, canvas, cache)
 
-    monkeypatch.setattr(lm.model, "predict", measured)
+    monkeypatch.setattr(lm.model, "forward", measured)
     refused = []
     for n_words in range(16, 26):
         try:
