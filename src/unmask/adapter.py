@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from unmask.backbone import BackboneConfig
-from unmask.bases import BASES, located, on_hub, place_of, pulled
+from unmask.bases import BASES, file_hash, located, on_hub, place_of, pulled
 from unmask.folder import (
     CARD,
     CONFIG,
@@ -251,9 +251,9 @@ def sha256_of(path: Path) -> str:
     Of a folder it is that of what `sha256sum config.json *.safetensors tokenizer.json` prints there.
     """
     if path.is_file():
-        return _sha256(path)
+        return file_hash(path)
     files = [path / CONFIG, *sorted(path.glob("*.safetensors")), path / "tokenizer.json"]
-    lines = [f"{_sha256(file)}  {file.name}\n" for file in files if file.is_file()]
+    lines = [f"{file_hash(file)}  {file.name}\n" for file in files if file.is_file()]
     return sha256("".join(lines).encode()).hexdigest()
 
 
@@ -342,11 +342,6 @@ def _another(
         f"{folder} is no adapter of {base} · it was trained on {by}, this has sha256 {found[:12]} · "
         f"use the base it was trained on, or train an adapter of this one"
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 def _whole(card: str, base: str, sha256: str) -> str:

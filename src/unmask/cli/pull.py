@@ -54,11 +54,13 @@ def pull(
 
 def listed(as_json: bool) -> None:
     """Show the table of bases, and where those lie that are here."""
-    from unmask.bases import BASES
+    from unmask.bases import BASES, pulled
 
     for base in BASES.values():
-        whole = base.path.is_file() and base.path.stat().st_size == base.size
-        here = str(base.path) if whole else None
+        try:
+            here = str(pulled(base))
+        except ValueError:
+            here = None
         if as_json:
             facts = {"name": base.name, "path": here, "sha256": base.sha256, "licence": base.licence}
             print_line(facts | {"source": "cache" if here else None})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -44,7 +43,7 @@ def train(
             raise used_wrongly(f"{change!r} is no key=value · settings are written so · for example steps=60")
     if resume and out is None:
         raise used_wrongly("--resume without --out · which run goes on is not said · add --out RUN")
-    if recipe is None and not resume and not any(re.match(r"data(\.folder|\.path)?=", change) for change in changes):
+    if recipe is None and not resume and not any(change.startswith(("data=", "data.")) for change in changes):
         raise used_wrongly(
             "no recipe and no text · there is nothing to learn from · give a recipe, file or folder, or data=PATH"
         )

@@ -19,7 +19,7 @@ from unmask.noise import Noise
 from unmask.objectives import orders
 from unmask.objectives.objective import Likelihood, Loss, Predict, Proposal, Shape, Sites, Vocabulary, open_signs
 from unmask.objectives.orders import Actions
-from unmask.objectives.words import WordHead, bars, certainty, choose, segment_logsumexp
+from unmask.objectives.words import WordHead, barred, certainty, choose, segment_logsumexp
 from unmask.view import View
 
 SPARE = 8  # words looked at beyond the number of pairs that is asked for, at first
@@ -172,7 +172,7 @@ class BlankLM:
         """The `n` best (word, split) pairs at every blank; when sampling, `n` words drawn, each with a split drawn."""
         words = prediction.words()  # [K, V]
         allowed = shape.allowed[:, :-1]  # [K, C, 4]
-        may_words = words + bars(allowed.any(-1), shape.token_class, words)
+        may_words = words + barred(allowed.any(-1), shape.token_class, words)
         place = canvas.index[prediction.sites.element]
         if shape.temperature > 0:
             word, score = choose(may_words, n, shape, noise, prediction.row, place)

@@ -232,12 +232,8 @@ class Insertion:
         sites, words = prediction.sites or open_signs(canvas), prediction.words()
         if self.finish == "stop":
             words = self._stopping(prediction, words)
-        classes = shape.token_class.clone()
-        classes[self.end] = shape.allowed.shape[1] - 1
         one_side = self.order == "left_to_right"
-        openness = torch.full_like(classes, 1 if one_side else 3)
-        openness[self.end] = 0
-        log_prob = words + bars(shape.allowed.flatten(1), 4 * classes + openness, words)
+        log_prob = words + bars(shape, [self.end], 1 if one_side else 3, words)
         if self.closes == "row":
             log_prob[~last_of_row(prediction.row), self.end] = -math.inf
         choice = log_prob if not shape.end_penalty else log_prob.clone()

@@ -239,11 +239,7 @@ class LeftToRight:
         """The `n` best next tokens, or the end of the answer, of every open row."""
         sites = self.sites(canvas)
         words = prediction.words()[sites.row]
-        classes = shape.token_class.clone()
-        classes[self.end] = shape.allowed.shape[1] - 1
-        openness = torch.ones_like(classes)
-        openness[self.end] = 0
-        barred = bars(shape.allowed.flatten(1), 4 * classes + openness, words)
+        barred = bars(shape, [self.end], 1, words)
         log_prob = words + barred
         sure = certainty(words, log_prob, shape.tells)
         if self.plain and shape.full is not None and shape.breaks is not None:

@@ -131,9 +131,7 @@ class MaskedDiffusion:
         """The `n` best words at every mask that was read; `allowed` of no token is that of the ends."""
         words = prediction.words()
         leaning = words if shape.against is None else _guided(words, shape.against.words(), shape.guidance)
-        classes = shape.token_class.clone()
-        classes[self.ends] = shape.allowed.shape[1] - 1
-        barred = bars(shape.allowed[:, :, 0], classes, words)
+        barred = bars(shape, self.ends, 0, words)
         sites, may_words = prediction.sites, leaning + barred
         picked, score = choose(may_words, n, shape, noise, sites.row, canvas.index[sites.element])
         sure = certainty(leaning, may_words, shape.tells)

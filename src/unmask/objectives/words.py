@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -175,7 +176,17 @@ class Head(nn.Module):
         return Loss(total, count, {"word": total.detach()})
 
 
-def bars(may: Tensor, token_class: Tensor, like: Tensor) -> Tensor:
+def bars(shape: Shape, ends: Sequence[int], openness: int, like: Tensor) -> Tensor:
+    """0 for what may come, -inf for the rest, `[S, V]` of the precision of `like`: what `barred` makes of a shape.
+
+    A word leaves its site open as `openness` says; `ends` are the words that stand for "no token".
+    """
+    column = 4 * shape.token_class + openness
+    column[ends] = 4 * (shape.allowed.shape[1] - 1)
+    return barred(shape.allowed.flatten(1), column, like)
+
+
+def barred(may: Tensor, token_class: Tensor, like: Tensor) -> Tensor:
     """0 for a word of a class that `may [S, C]` come, -inf for others, `[S, V]` of the precision of `like`.
 
     To be added to log-probabilities, which takes a fifth of the time of filling in what is barred.

@@ -189,10 +189,7 @@ def room_for(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as fault:
-        full = (
-            fault.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(fault) or "os error 28" in str(fault)
-        )
-        if not full:
+        if fault.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ValueError(
             f"{what} could not be written · the disk is full · make room and start it again, or, where it had begun, "
