@@ -3,6 +3,8 @@
 from copy import deepcopy
 from typing import Any
 
+import torch
+
 import unmask
 from unmask.backbone import BackboneConfig
 from unmask.language_model import LanguageModel
@@ -10,7 +12,7 @@ from unmask.model import Model, ModelConfig, pack, quantise
 from unmask.tokenizer import Reading
 
 HEAD = 64  # width of one
-DTYPES = "float32, packed (float32 laid out for filling) and int8"
+DTYPES = "float32, packed (float32 laid out for filling), bfloat16 and int8"
 
 
 def random_model(family: str, layers: int, width: int, *, options: dict[str, Any] | None = None, **shape: Any) -> Any:
@@ -28,8 +30,9 @@ def in_dtype(lm: LanguageModel, dtype: str, reading: Reading) -> LanguageModel:
     if dtype == "float32":
         return lm
     copied = deepcopy(lm.model)
-    if dtype == "packed":
-        return LanguageModel(pack(copied), lm.tokenizer)
+    if dtype in ("packed", "bfloat16"):
+        kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+        return LanguageModel(pack(copied, kind), lm.tokenizer)
     if dtype != "int8":
         raise SystemExit(f"no dtype {dtype!r} · there are {DTYPES} · name them with commas between them")
     return LanguageModel(quantise(copied, copied.objective.open(reading.canvas, reading.holes)), lm.tokenizer)

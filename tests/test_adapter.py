@@ -34,7 +34,7 @@ from unmask.adapter import (
 )
 from unmask.backbone import BackboneConfig
 from unmask.backbone.embedding import RowEmbedding
-from unmask.backbone.int8 import can_int8
+from unmask.backbone.processor import has_layouts
 from unmask.cli import main
 from unmask.folder import open_whole, read_model, read_tensors, weights, write_model
 from unmask.masking.mixture import Mixture
@@ -286,7 +286,7 @@ def test_loading_puts_both_together(run, base):
 
 @pytest.mark.parametrize(("dtype", "near"), [("float64", 1e-4), ("bfloat16", 0.5), ("int8", 0.5)])
 def test_an_adapter_is_read_in_any_precision(dtype, near, run):
-    if dtype == "int8" and not can_int8():
+    if dtype == "int8" and not has_layouts():
         pytest.skip("no kernels for bytes here")
     sentence = "The cat and the dog sat by the wall."
     wanted = unmask.load(run / "model", dtype="float32").score(sentence).log_prob

@@ -13,7 +13,7 @@ from tokenizers import models, pre_tokenizers
 from llamas import IDS, SHAPE, SHAPES, back, changed, differs, fault, gguf_of, llama, logits, spoken, written
 from unmask.backbone import Backbone, BackboneConfig
 from unmask.backbone.convert import LLAMA
-from unmask.backbone.int8 import can_int8
+from unmask.backbone.processor import has_layouts
 from unmask.bases import located
 from unmask.cli import main
 from unmask.folder import read_config, read_model, read_tokenizer, stored_dtype, write_model
@@ -232,7 +232,7 @@ def test_what_is_no_llama_is_not_written_as_one(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif(not can_int8(), reason="needs x86 with AVX2")
+@pytest.mark.skipif(not has_layouts(), reason="needs x86 with AVX2")
 @pytest.mark.parametrize("tied", [True, False])
 def test_an_output_matrix_of_its_own_in_bytes(tied, tmp_path):
     model, _ = read_model(written(tmp_path / "in", tie_word_embeddings=tied))

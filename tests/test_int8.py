@@ -11,15 +11,16 @@ import torch
 from families import clean_canvas, tiny_model
 from llamas import gguf_of, llama
 from toys import toy
-from unmask.backbone import int8
+from unmask.backbone import processor
 from unmask.backbone.int8 import APART, Int8Linear, Pending, round_rows, weight_steps
+from unmask.backbone.processor import has_layouts
 from unmask.bases import located
 from unmask.canvas import Role
 from unmask.folder import write_model
 from unmask.language_model import LanguageModel
 from unmask.model import Model, fastest, quantise
 
-pytestmark = pytest.mark.skipif(not int8.can_int8(), reason="no kernels for bytes on this machine")
+pytestmark = pytest.mark.skipif(not has_layouts(), reason="no kernels for bytes on this machine")
 
 
 def matrix(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -149,14 +150,16 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_
 
 
 def test_what_is_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny_model("blank_lm").config.backbone
-    monkeypatch.setattr(int8, "_abilities", lambda: {"avx2": True, "avx512_vnni": True})
-    assert fastest(config) == "packed"
-    assert fastest(replace(config, width=256)) == "int8"
-    assert weight_steps() == 127
-    monkeypatch.setattr(int8, "_abilities", lambda: {"avx2": True})
-    assert fastest(replace(config, width=256)) == "packed"
-    assert fastest(replace(config, width=512)) == "int8"
-    monkeypatch.setattr(int8, "_abilities", lambda: {"avx2": False})
-    assert fastest(replace(config, width=512)) == "float32"
-    assert weight_steps() == 63
+    narrow = tiny_model("blank_lm").config.backbone
+    configs = narrow, replace(narrow, width=256), replace(narrow, width=512)
+    cases = {
+        ("avx2",): (["packed", "packed", "int8"], 63),
+        ("avx2", "avx512_vnni"): (["packed", "int8", "int8"], 127),
+        ("avx2", "avx512_bf16"): (["packed", "bfloat16", "int8"], 63),
+        ("avx2", "amx_int8", "amx_bf16"): (["packed", "bfloat16", "int8"], 127),
+        (): (["float32"] * 3, 63),
+    }
+    for able, (kinds, steps) in cases.items():
+        monkeypatch.setattr(processor, "abilities", lambda able=able: dict.fromkeys(able, True))
+        assert [fastest(config) for config in configs] == kinds
+        assert weight_steps() == steps

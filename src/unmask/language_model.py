@@ -10,6 +10,7 @@ from typing import Any, Unpack, overload
 import torch
 
 from unmask.adapter import card_of, open_model
+from unmask.backbone.processor import has_bfloat16_products
 from unmask.bases import place_of
 from unmask.canvas import Canvas, Role
 from unmask.decoding.answers import fills_of, history, some, write
@@ -49,10 +50,10 @@ def load(name: str | Path | None = None, device: str | None = None, dtype: str =
             `unmask pull` lists them. A folder may be ours, an adapter (its base must be there), a public Llama or
             LLaDA.
         device: `"cpu"`, `"cuda"`, ...; None: a GPU where there is one.
-        dtype: `"float32"`, `"bfloat16"`, `"float64"` or `"int8"` (on a CPU, to fill and score only); `"auto"`: int8
-            on a CPU that multiplies bytes (VNNI, AMX), where that is fastest, else float32 laid out for filling, where
-            the CPU has the kernels; on a GPU bfloat16 where it is stored so; elsewhere as stored, float32 at least.
-            To train a model on, or to look into it, name a kind other than int8.
+        dtype: `"float32"`, `"float64"`, `"bfloat16"` or `"int8"`; the last (and on a CPU that multiplies bfloat16 in
+            hardware both) to fill and score only. `"auto"`: on a CPU what is fastest there, of bfloat16, int8, and
+            float32 laid out for filling; on a GPU bfloat16 where it is stored so; elsewhere as stored, float32 at
+            least. To train a model on, or to look into it, name float32 or float64.
 
     Raises:
         ValueError: when there is no such model, or it cannot be read.
@@ -100,9 +101,13 @@ class LanguageModel:
             dtype = fastest(on_disk.shape)
         elif dtype == "auto" and stored == torch.bfloat16:  # as it is stored: a GPU multiplies it as it is
             dtype = "bfloat16"
-        if dtype == "int8":  # read as it is stored: the wider whole is never there
-            model, tokenizer = on_disk.read(torch.float32 if stored == torch.float64 else stored)
+        narrow = torch.float32 if stored == torch.float64 else stored  # the wider whole is never there
+        if dtype == "int8":
+            model, tokenizer = on_disk.read(narrow)
             model = quantise(model, _sample(model, tokenizer))
+        elif dtype == "bfloat16" and on_cpu and has_bfloat16_products():
+            model, tokenizer = on_disk.read(narrow)
+            model = pack(model, torch.bfloat16)
         elif dtype == "packed":
             model, tokenizer = on_disk.read(torch.float32)
             model = pack(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,14 +13,15 @@ from torch.overrides import TorchFunctionMode
 
 from unmask.backbone import Backbone, BackboneConfig
 from unmask.backbone.cache import Cache
-from unmask.backbone.int8 import Int8Linear, Pending, can_int8, has_byte_products, settle, swap_linear
-from unmask.backbone.packed import PackedLinear, can_pack
+from unmask.backbone.int8 import Int8Linear, Pending, settle, swap_linear
+from unmask.backbone.packed import PackedLinear
+from unmask.backbone.processor import has_bfloat16_products, has_byte_products, has_layouts
 from unmask.canvas import Canvas
 from unmask.objectives import OBJECTIVES, Objective, Vocabulary
 from unmask.objectives.words import WordHead
 from unmask.view import View
 
-WIDE, WIDER = 256, 512  # widths of a model from which bytes pay, with byte products in hardware and without
+WIDE, WIDER = 256, 512  # widths of a model: from which narrow numbers may pay, and from which the narrowest do
 
 
 @dataclass(frozen=True)
@@ -167,37 +169,37 @@ _FILLS = {Tensor.uniform_, Tensor.normal_, nn.init.kaiming_uniform_, nn.init.uni
 
 
 def fastest(config: BackboneConfig) -> str:
-    """The way to keep weights that fills fastest on this machine's processor: `int8`, `packed` or `float32`.
+    """The way to keep weights that fills fastest on this machine's processor: `packed`, `bfloat16`, `int8`, `float32`.
 
-    Bytes where rows are wide enough that products, and reading their matrices, are most of the work: sooner where the
-    processor multiplies bytes straight into 32-bit sums. Figures of both sides: docs/results.md.
+    The wider the rows, the narrower the numbers: products become most of the work, and then reading their matrices.
+    bfloat16 is nearly as exact as float32, bytes are half as much to read; bytes pay sooner where the processor
+    multiplies them straight into 32-bit sums. Figures of all: docs/results.md.
     """
-    wide = WIDE if has_byte_products() else WIDER
-    if can_int8() and config.width >= wide:
-        return "int8"
-    return "packed" if can_pack() else "float32"
+    if not has_layouts():
+        return "float32"
+    if config.width < WIDE:
+        return "packed"
+    if config.width < WIDER and has_bfloat16_products():
+        return "bfloat16"
+    return "int8" if config.width >= WIDER or has_byte_products() else "packed"
 
 
-def pack(model: Model) -> Model:
-    """Lay the weights of a float32 model on a CPU out for filling with few rows; for that and scoring only.
+def pack(model: Model, kind: torch.dtype = torch.float32) -> Model:
+    """Lay the weights of a model on a CPU out for filling with few rows; for that and scoring only. It is changed.
 
-    The model is changed. The numbers are the same to rounding.
+    Args:
+        model: Of any kind of number; what is no matrix becomes float32, and is computed so.
+        kind: What products are of: float32, where the numbers are the same to rounding, or bfloat16. Products with the
+            vocabulary are of float32 in any case: near ties between words would go.
 
     Raises:
         ValueError: when this machine cannot.
     """
-    if not can_pack():
+    if not has_layouts():
         raise ValueError("no packed weights here · it takes an x86 processor with AVX2 and oneDNN · use it as it is")
-    _swap(model, PackedLinear)
+    swap_linear(model, partial(PackedLinear, kind=kind))
+    _settle_rest(model, PackedLinear)
     return model
-
-
-def _swap(model: Model, make: type[Pending] | type[PackedLinear]) -> None:
-    """Put layers of another kind in the place of the linear ones, and of the heads' products with their matrix."""
-    swap_linear(model, make)
-    for part in model.modules():
-        if isinstance(part, WordHead):
-            part.product = make(part.embedding.weight.detach(), tied=True)
 
 
 def quantise(model: Model, sample: Canvas | None = None) -> Model:
@@ -213,15 +215,23 @@ def quantise(model: Model, sample: Canvas | None = None) -> Model:
     Raises:
         ValueError: when this machine cannot.
     """
-    if not can_int8():
+    if not has_layouts():
         raise ValueError("no int8 here · it takes an x86 processor with AVX2 and oneDNN · choose dtype='float32'")
-    _swap(model, Pending)
-    vocabularies = {id(part.weight) for part in (model.backbone.embedding, model.backbone.output)}
-    for parameter in model.parameters():
-        if id(parameter) not in vocabularies:
-            parameter.data = parameter.data.float()
+    swap_linear(model, Pending)
+    _settle_rest(model, Pending)
     if sample is not None:
         with torch.no_grad():
             model.predict(sample).words()
     settle(model)
     return model
+
+
+def _settle_rest(model: Model, make: type[Pending] | type[PackedLinear]) -> None:
+    """What is no linear layer: `make` makes the heads' products; all but the vocabulary's matrices becomes float32."""
+    for part in model.modules():
+        if isinstance(part, WordHead):
+            part.product = make(part.embedding.weight.detach(), tied=True)
+    vocabularies = {id(part.weight) for part in (model.backbone.embedding, model.backbone.output)}
+    for parameter in model.parameters():
+        if id(parameter) not in vocabularies:
+            parameter.data = parameter.data.float()

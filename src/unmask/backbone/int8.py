@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from unmask.backbone.processor import has_byte_products
+
 ZERO = 128  # the byte that means 0 in activations, whose bytes have no sign
 STEPS = 127  # of activations on either side of it
 HALF, MOST, ONE = torch.tensor(ZERO + 0.5), torch.tensor(float(STEPS)), torch.tensor(1 / STEPS)
@@ -127,17 +129,6 @@ def settle(module: nn.Module) -> None:
             settle(part)
 
 
-def can_int8() -> bool:
-    """Whether this machine and this PyTorch have the kernels: x86-64, with oneDNN."""
-    return bool(_abilities().get("avx2")) and torch.backends.mkldnn.is_available()
-
-
-def has_byte_products() -> bool:
-    """Whether the processor multiplies bytes straight into 32-bit sums."""
-    abilities = _abilities()
-    return any(abilities.get(name) for name in ("amx_int8", "avx512_vnni", "avx_vnni"))
-
-
 def weight_steps() -> int:
     """How finely weights are rounded.
 
@@ -145,7 +136,3 @@ def weight_steps() -> int:
     not (tried: 3 % wrong).
     """
     return 127 if has_byte_products() else 63
-
-
-def _abilities() -> dict[str, object]:
-    return dict(torch.cpu.get_capabilities())

@@ -9,31 +9,38 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unmask.backbone.int8 import can_int8
-
 ROWS = 16  # what the layout is chosen for; it serves any number
 
 
 class PackedLinear(nn.Module):
-    """`x @ weight.T + bias` in float32. It learns nothing and is not stored."""
+    """`x @ weight.T + bias`; float32 in and out. It learns nothing and is not stored."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, tied: bool = False) -> None:
-        """Lay out `weight [O, I]`; `bias [O]`; `tied`: the weight itself lives on elsewhere."""
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, tied: bool = False, kind: torch.dtype = torch.float32
+    ) -> None:
+        """Lay out a weight.
+
+        Args:
+            weight: `[O, I]`.
+            bias: `[O]`, added in float32.
+            tied: The weight itself lives on elsewhere.
+            kind: What is multiplied: float32, or bfloat16, to which inputs and products are rounded too; sums are not.
+        """
         super().__init__()
-        self.width, self.tied = weight.shape[0], tied
+        self.width, self.tied, self.kind = weight.shape[0], tied, kind
         self.n_weights = weight.numel() + (0 if bias is None else bias.numel())
         self.bias = None if bias is None else bias.detach().float()
-        self.packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().float().contiguous(), ROWS)
+        self.packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(kind).contiguous(), ROWS)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x [..., I]` to `[..., O]`."""
         if not x.numel():
             return x.new_zeros(*x.shape[:-1], self.width)
         flat = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(flat, self.packed, self.bias, "none", [], "")
+        if self.kind == torch.float32:
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(flat, self.packed, self.bias, "none", [], "")
+        else:
+            out = torch.ops.mkldnn._linear_pointwise(flat.to(self.kind), self.packed, None, "none", [], "").float()
+            if self.bias is not None:
+                out.add_(self.bias)
         return out if x.dim() == 2 else out.view(*x.shape[:-1], self.width)
-
-
-def can_pack() -> bool:
-    """Whether this machine and this PyTorch have the kernels: the same as for bytes."""
-    return can_int8()

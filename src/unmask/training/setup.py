@@ -26,6 +26,7 @@ from unmask.adapter import (
     read_adapter_config,
 )
 from unmask.backbone import BackboneConfig
+from unmask.backbone.processor import has_bfloat16_products
 from unmask.bases import place_of
 from unmask.data.sources import DataConfig
 from unmask.folder import read_tokenizer
@@ -171,9 +172,7 @@ def precision(wanted: str) -> str:
         return wanted
     if torch.cuda.is_available():
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    cpu = Path("/proc/cpuinfo")
-    flags = cpu.read_text(encoding="utf-8", errors="replace") if cpu.exists() else ""
-    return "bfloat16" if re.search(r"\b(avx512_bf16|amx_bf16)\b", flags) else "float32"
+    return "bfloat16" if has_bfloat16_products() else "float32"
 
 
 def make_tokenizer(recipe: Recipe) -> Tokenizer:
