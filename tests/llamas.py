@@ -1,6 +1,7 @@
 """Small Llamas with random weights, in public folders and GGUF files, and what they compute, for tests."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -149,9 +150,16 @@ def gguf_of(path: Path, theirs, kind: str = "F32", made: tokenizers.Tokenizer | 
     vocabulary = {number: token for token, number in made.get_vocab(with_added_tokens=True).items()}
     out.add_token_list([vocabulary.get(i, f"[PAD{i}]") for i in range(size)])
     control = {number for number, added in made.get_added_tokens_decoder().items() if added.special}
-    out.add_token_types([3 if i in control else 1 if i in vocabulary else 5 for i in range(size)])
-    merges = json.loads(made.to_str())["model"]["merges"]
-    out.add_token_merges([" ".join(pair) for pair in merges])
+    model = json.loads(made.to_str())["model"]
+    if said["tokenizer.ggml.model"] == "llama":  # scores in the place of merges; bytes are a kind of their own
+        kinds = {i: 6 for i, token in vocabulary.items() if re.fullmatch("<0x..>", token)}
+        kinds |= dict.fromkeys(control, 3) | {made.token_to_id(model["unk_token"]): 2}
+        rank = {"".join(pair): float(-i) for i, pair in reversed([*enumerate(model["merges"])])}
+        out.add_token_scores([rank.get(vocabulary.get(i, ""), -1e4) for i in range(size)])
+    else:
+        kinds = dict.fromkeys(control, 3)
+        out.add_token_merges([" ".join(pair) for pair in model["merges"]])
+    out.add_token_types([kinds.get(i, 1 if i in vocabulary else 5) for i in range(size)])
     names = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output"}
     names |= {"gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down"}
     names |= {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
