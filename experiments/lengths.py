@@ -145,7 +145,7 @@ def parsed(argv: Sequence[str] | None) -> Any:
     parser.add_argument("--asked", type=Path, help="JSONL of those that are asked; goes with --pairs")
     parser.add_argument("--task", choices=TASKS, default="rest", help="how pairs are made of a text (%(default)s)")
     parser.add_argument("--taught", type=float, default=1e6, help="tokens of the second training (%(default).0f)")
-    parser.add_argument("--pads", nargs="*", choices=PADS, default=PADS, help="none: left to right alone")
+    parser.add_argument("--pads", nargs="*", choices=PADS, default=PADS, help="(all); with no name left to right alone")
     parser.add_argument("--canvas", type=float, nargs="+", default=FACTORS, help="times the true length")
     parser.add_argument("--policy", default="low_confidence", help="(%(default)s)")
     parser.add_argument("-n", type=int, default=200, help="that are asked (%(default)s)")
