@@ -164,7 +164,8 @@ class LanguageModel:
             text: A text, or its pieces (`["The ", Blank(words=(1, 2)), " sat."]`), or a list of texts or of lists of
                 pieces, which gives a list of lists. A list of strings alone is a list of texts.
             n: How many fills; fewer come back where there are fewer.
-            policy: Which hole is written next; None: `confident`.
+            policy: Which hole is written next; None: `confident`, or `location` where a model ends a whole text at
+                once.
             steps: Most forward passes; where they are too few for one place at a time, and `n` is 1 or fills are drawn,
                 several are written at once.
             temperature: Above 0: fills are drawn rather than searched for.
@@ -187,7 +188,8 @@ class LanguageModel:
         many = _are_many(text)
         texts: list[str | Pieces] = list(text) if many else [text]
         readings = [self.tokenizer.read(one, blank=blank, marks=marks) for one in texts]
-        search = search_of(policy, n, beam, steps, temperature, top_p, top_k, seed, timeout, masks, end_penalty)
+        how = policy, n, beam, steps, temperature, top_p, top_k, seed, timeout, masks, end_penalty
+        search = search_of(*how, closes=self.model.objective.closes)
         found: list[Any]
         if by_length:
             asked = [_of_length(reading, words) for reading in readings for words in LENGTHS]
@@ -240,7 +242,8 @@ class LanguageModel:
         many = not isinstance(prompt, str | Reading)
         prompts = [prompt] if isinstance(prompt, str | Reading) else list(prompt)
         readings = [self._behind(one, Blank()) for one in prompts]
-        search = search_of(policy, n, beam, steps, temperature, top_p, top_k, seed, timeout, masks, end_penalty, n)
+        how = policy, n, beam, steps, temperature, top_p, top_k, seed, timeout, masks, end_penalty
+        search = search_of(*how, n, closes=self.model.objective.closes)
         found = self._fill(readings, search, max_words)
         return found if many else found[0]
 
@@ -268,7 +271,8 @@ class LanguageModel:
         those that led to its answer, which is that of `fill`.
         """
         reading = self.tokenizer.read(text, blank=blank, marks=marks)
-        search = search_of(policy, 1, beam, steps, temperature, top_p, top_k, seed, timeout, masks, end_penalty)
+        how = policy, 1, beam, steps, temperature, top_p, top_k, seed, timeout, masks, end_penalty
+        search = search_of(*how, closes=self.model.objective.closes)
         opened = open_all(self.model, self.tokenizer, [reading], max_words, search.masks)
         yield Step(self.tokenizer.write(reading.canvas, 0, reading, signs=True).text, (), (), 0)
         for moment in infill(self.model, opened.requests, opened.rules, opened.classes, search):

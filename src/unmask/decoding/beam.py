@@ -103,14 +103,15 @@ def top_of(score: Tensor, group: Tensor, width: int | Tensor) -> Tensor:
     return order[index - first < (width if isinstance(width, int) else width[order])]
 
 
-def merge(hypotheses: Hypotheses) -> Hypotheses:
+def merge(hypotheses: Hypotheses, recalls: bool = False) -> Hypotheses:
     """Rows of a group that began alike and whose canvases are equal become one; their scores add up.
 
-    Equal in ids, holes and roles, element by element. The one that stays is the first.
+    Equal in ids, holes and roles, element by element; where the model `recalls` what was written first, in the order of
+    that too. The one that stays is the first.
     """
     if not hypotheses.compete:
         return hypotheses
-    same = same_canvas(hypotheses.canvas, hypotheses.group)
+    same = same_canvas(hypotheses.canvas, hypotheses.group, recalls)
     n = int(same.max()) + 1 if same.numel() else 0
     if n == hypotheses.n_rows:
         return hypotheses
@@ -129,14 +130,27 @@ def best_of_equals(hypotheses: Hypotheses, parent: Tensor) -> Hypotheses:
     return hypotheses.take(top_of(hypotheses.score, same, 1).sort().values)
 
 
-def same_canvas(canvas: Canvas, group: Tensor) -> Tensor:
+def same_canvas(canvas: Canvas, group: Tensor, recalls: bool = False) -> Tensor:
     """A number for each row, `[B]`, equal for rows of a group whose start and canvas are equal and for no others.
 
     Rows are told apart by a 64-bit hash of their elements; two of a beam collide with probability 1e-13.
     """
     what = (canvas.ids * 4 + canvas.role) * 4099 + canvas.hole
     mixed = scattered(scattered(what) + canvas.index)
+    if recalls:
+        mixed = scattered(mixed + _turns(canvas))
     rows = torch.zeros(canvas.n_rows, dtype=torch.int64, device=mixed.device).index_add_(0, canvas.rows, mixed)
     names = torch.stack([group, canvas.request, canvas.lengths, rows], 1)
     numbers: Tensor = torch.unique(names, dim=0, return_inverse=True)[1]
     return numbers
+
+
+def _turns(canvas: Canvas) -> Tensor:
+    """When each token was written, of those of its row: 0 the first, those of one step alike, `[N]`; others 0."""
+    birth = torch.where(canvas.role == Role.TEXT, canvas.birth, 0)
+    n = int(birth.max()) + 1 if birth.numel() else 1
+    moments, which = torch.unique(canvas.rows * n + birth, return_inverse=True)  # row by row, the oldest first
+    row = torch.div(moments, n, rounding_mode="floor")
+    per_row = torch.bincount(row, minlength=canvas.n_rows)
+    turns: Tensor = (torch.arange(row.numel(), device=row.device) - (per_row.cumsum(0) - per_row)[row])[which]
+    return turns

@@ -91,7 +91,7 @@ class _Loop:
         if len(parts) > 1 and not self.search.at_once:  # so that chunks change nothing
             best = beam.top_of(self._outlook(grown), grown.group, self._width).sort().values
             grown = grown.take(best)
-        grown = self._without_closed(grown if self.search.sampling else beam.merge(grown))
+        grown = self._without_closed(grown if self.search.sampling else beam.merge(grown, self.model.objective.recalls))
         if grown.compete:
             grown = grown.take(beam.top_of(self._outlook(grown), grown.group, self.search.beam).sort().values)
         return self._leave(grown)
@@ -156,6 +156,7 @@ class _Loop:
         noise = self._noise(rows) if search.sampling else None
         seen = self._propose(rows, sites.take(which), blocks, noise)
         proposal, sites = seen.take(blocks.open[which]), sites.take(blocks.open)
+        proposal = replace(proposal, place=places(proposal, rows.n_rows))  # the model's own, whatever has to wait
         if self.rules.closes != "never":  # of slots some may have to wait until others are written
             proposal, sites = proposal.take(can := (proposal.score > -torch.inf).any(1)), sites.take(can)
         back = self._back(rows, noise)
@@ -239,9 +240,8 @@ class _Loop:
     def _totals(self, rows: Hypotheses, proposal: Proposal, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """What each alternative would come to `[S, A]`, and which rows have no dead end `[B]`."""
         row = proposal.sites.row
-        total = rows.score[row][:, None] + proposal.log_prob.double()
-        if self.search.rule.charges_place:
-            total = total + places(proposal, rows.n_rows).double()[:, None]
+        place = proposal.charged.double() if self.search.rule.charges_place else 0.0
+        total = rows.score[row][:, None] + proposal.log_prob.double() + place
         open_ways = chosen[:, None] & (proposal.score > -torch.inf)
         live = (proposal.score > -torch.inf).any(1)  # shaped scores of a site where all is barred are no numbers
         alive = torch.zeros(rows.n_rows, dtype=torch.bool, device=row.device)
@@ -256,7 +256,7 @@ class _Loop:
         children = rows.take(parent)
         cost = proposal.log_prob[site, pick].double()
         if self.search.rule.charges_place:
-            cost = cost + places(proposal, rows.n_rows).double()[site]
+            cost = cost + proposal.charged[site, pick].double()
         chosen = beam.forked(proposal, rows.canvas, children.canvas, parent, site, pick, child)
         every = torch.arange(site.numel(), device=site.device)
         edits = self.model.objective.edits(chosen, children.canvas, every, torch.zeros_like(every), self.passes + 1)

@@ -41,6 +41,7 @@ class Policy:
     several: bool = False  # may take more than one site of a row at once: no beam, unless it is wide
     wide: bool = False  # a beam follows the best ways to write all that it takes at once
     all: bool = False  # offers every site, for a beam to choose from
+    weighs_place: bool = False  # goes by the model's own log-probability of sites
     level: float | None = None  # its own number, unless told; None: it has none
     reads: frozenset[str] = STATISTICS  # of a proposal: those of them that it looks at
 
@@ -108,7 +109,7 @@ def location(proposal: Proposal, progress: Progress, noise: Noise | None) -> Ten
     """
     if noise is None:
         return torch.ones_like(proposal.place, dtype=torch.bool)
-    return _drawn(places(proposal, progress.n_rows).double(), proposal, progress, noise)
+    return _drawn(proposal.place.double(), proposal, progress, noise)
 
 
 def leftmost(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tensor:
@@ -145,7 +146,7 @@ def serial(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tenso
     ends = torch.zeros_like(proposal.best, dtype=torch.bool)
     if proposal.ended is not None:
         ends = proposal.ended >= proposal.best.exp()
-    value = (places(proposal, progress.n_rows) + proposal.best).masked_fill(ends, -torch.inf)
+    value = (proposal.place + proposal.best).masked_fill(ends, -torch.inf)
     return ends | (best_sites(value, proposal.sites.row, progress.n_rows, progress.quota) & ~ends)
 
 
@@ -214,12 +215,12 @@ POLICIES: dict[str, Policy] = {
     "confident": Policy(confident, deterministic=True, charges_place=False, reads=ENTROPY),
     "low_confidence": Policy(low_confidence, deterministic=True, charges_place=False, reads=NONE),
     "margin": Policy(margin, deterministic=True, charges_place=False, reads=frozenset({"margin"})),
-    "location": Policy(location, deterministic=True, charges_place=True, all=True, reads=NONE),
+    "location": Policy(location, deterministic=True, charges_place=True, all=True, weighs_place=True, reads=NONE),
     "leftmost": Policy(leftmost, deterministic=True, charges_place=False, reads=NONE),
     "rightmost": Policy(rightmost, deterministic=True, charges_place=False, reads=NONE),
     "random": Policy(random, deterministic=False, charges_place=False, reads=NONE),
     "parallel": Policy(parallel, deterministic=True, charges_place=False, several=True, wide=True, reads=NONE),
-    "serial": Policy(serial, deterministic=True, charges_place=False, several=True, reads=NONE),
+    "serial": Policy(serial, deterministic=True, charges_place=False, several=True, weighs_place=True, reads=NONE),
     "threshold": Policy(threshold, deterministic=True, charges_place=False, several=True, level=0.9, reads=NONE),
     "factor": Policy(factor, deterministic=True, charges_place=False, several=True, level=1.0, reads=NONE),
     "entropy_bound": Policy(

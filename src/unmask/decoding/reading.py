@@ -46,6 +46,11 @@ class Reader:
                 f"end_penalty with a {model.objective.name} model · its places do not end by themselves · leave it out,"
                 f" or use a model of {' or '.join(able)}"
             )
+        if model.objective.closes == "row" and search.rule.several and not search.rule.weighs_place:
+            raise ValueError(
+                f"the policy {search.policy!r} with a model that ends a whole text at once · it would write into every"
+                " place, since none of them says that it is empty · take location or serial, or a model of finish=slot"
+            )
         self.family = told(model.objective)
         if self.family is None and not masks.plain:
             chosen = next(name for name, value in vars(masks).items() if value != getattr(type(masks)(), name))

@@ -76,9 +76,14 @@ def search_of(
     masks: Masks | None,
     end_penalty: float = 0.0,
     rows: int | None = None,
+    closes: str = "never",
 ) -> Search:
-    """How to decode, with what was not said filled in; `rows`: what a beam is where nothing was said of it."""
-    name, masks = policy or "confident", masks or Masks()
+    """How to decode, with what was not said filled in; `rows`: what a beam is where nothing was said of it.
+
+    `closes`, as `Objective.closes`: where an end is one for the whole row, which place is next is a part of what the
+    model says, and is asked.
+    """
+    name, masks = policy or ("location" if closes == "row" else "confident"), masks or Masks()
     rule = policy_named(name)
     alone = draws(rule, temperature, masks) or rule.several or masks.one_row
     if beam is None:

@@ -20,6 +20,9 @@ Law = Callable[..., Hidden]
 UNIFORM = Levels()
 
 
+WHOLES = frozenset({"bernoulli", "suffix"})  # laws that leave some rows whole; `exact_count` does with `least` 0
+
+
 def exact_count(
     clean: Canvas,
     noise: Noise,
@@ -69,8 +72,10 @@ def bernoulli(
     t = epsilon + (1 - epsilon) * u
     mask = (noise.elements(clean, "hide") < law.hidden(t)[clean.rows]) & (kinds.of >= 0)
     bound = torch.full_like(t, levels.whole, dtype=torch.bool)
-    weight = (1 - epsilon) * law.weight(t) * levels.weight(u)
-    return Hidden(mask, weight, kinds.per_row.double(), bound, level=law.hidden(t))
+    each, n = law.weight(t), kinds.per_row.double()
+    # A row that lacks nothing comes with 1 / (n + 1) of all; what a family says of it counts once, as each step does.
+    each = torch.where(_totals(clean, mask) == 0, each * law.hidden(t) * (n + 1), each)
+    return Hidden(mask, (1 - epsilon) * each * levels.weight(u), n, bound, level=law.hidden(t))
 
 
 def runs(

@@ -110,6 +110,7 @@ class BlankLM:
     paths: ClassVar[str] = "many"
     lengths: ClassVar[str] = "free"
     closes: ClassVar[str] = "never"
+    recalls: ClassVar[bool] = False
 
     def __init__(self, vocabulary: Vocabulary, width: int, embedding: nn.Embedding) -> None:
         """Make the family's head for a backbone of `width` whose output matrix is `embedding`."""

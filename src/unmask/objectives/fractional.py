@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,15 @@ from unmask.canvas import Canvas, Role
 from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
 from unmask.objectives.insertion import Insertion, Targets
-from unmask.objectives.objective import Likelihood, Predict, Sites, Vocabulary, open_signs
+from unmask.objectives.objective import (
+    Likelihood,
+    Predict,
+    Sites,
+    Vocabulary,
+    check_flag,
+    check_number,
+    open_signs,
+)
 from unmask.objectives.slots import Seen
 from unmask.objectives.spans import Spans, central, drawn
 from unmask.objectives.trees import bound_of
@@ -117,7 +126,9 @@ class Fractional(Insertion):
     """
 
     name = "fractional"
+    holes: ClassVar[frozenset[str]] = frozenset({"blank", "mask", "candidates"})
     settles = True
+    recalls: ClassVar[bool] = True
     positions = "affine"  # of its backbone, unless a recipe says otherwise
 
     def __init__(
@@ -140,8 +151,8 @@ class Fractional(Insertion):
                 "order=left_to_right of fractional positions · each is born beside the end, deeper than the last, and"
                 " they fall together · say order=tree or uniform, or objective=left_to_right"
             )
-        if roll_in <= 0:
-            raise ValueError(f"roll_in is {roll_in} · it is above 0, inf for any order · mend the recipe")
+        check_number("roll_in", roll_in)
+        check_flag("queries", queries)
         super().__init__(vocabulary, width, embedding, order, tau, place="none")
         self.roll_in, self.queries = roll_in, queries
         if queries:

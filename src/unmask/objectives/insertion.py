@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,18 @@ from unmask.holes import Hole
 from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
 from unmask.objectives import orders, trees
-from unmask.objectives.objective import Likelihood, Loss, Predict, Proposal, Shape, Sites, Vocabulary, open_signs
+from unmask.objectives.objective import (
+    Likelihood,
+    Loss,
+    Predict,
+    Proposal,
+    Shape,
+    Sites,
+    Vocabulary,
+    check_flag,
+    check_number,
+    open_signs,
+)
 from unmask.objectives.orders import Actions
 from unmask.objectives.slots import Head, Prediction, Seen
 from unmask.objectives.spans import Spans, central, last_of_row
@@ -51,7 +63,8 @@ class Insertion:
     Loss: by `finish`, the mean over slots of -sum over missing i of w(i) log p(x_i, slot), which trains
         parallel decoding and is no bound; or, of `last` and `stop`, -log of the order's price, a bound (eq. 5 of Shen
         et al. 2020 with one action more).
-    Policies that suit: `parallel`, `threshold`, `serial`.
+    Policies that suit: `parallel`, `threshold`, `serial`; of `last` and `stop`, where no slot says that it is empty,
+        `location` and `serial`.
     Relation to the others: Blank LM without the signs that say where words are missing, and an end in the place of
         splits. With `uniform`, `factorised` and `last` the InsT of Shen et al. 2020; with `stop` the insertion language
         model of Patel et al. 2025, with features of both neighbours in the place of one.
@@ -62,14 +75,15 @@ class Insertion:
         `finish`: `slot`, an empty slot says its end; `sequence`, all slots do, once nothing is missing in any; `last`,
         the last slot does so for the whole row; `stop`, a head of its own does.
         `context`: what all slots of a row have in common, the maximum of each feature, is added to each (its
-        contextual vocabulary bias). `mixture`: so many softmaxes are mixed (factorised alone).
+        contextual vocabulary bias). `mixture`: so many softmaxes are mixed (not in `joint`).
     """
 
     name = "insertion"
-    holes = frozenset({"blank", "mask", "candidates"})
+    holes: ClassVar[frozenset[str]] = frozenset({"blank", "mask", "candidates"})
     paths = "many"  # of one order it is "one"
     lengths = "free"
     closes = "slot"  # of a model that ends by row it is "row"
+    recalls: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -91,8 +105,10 @@ class Insertion:
         for option, said, known in (("order", order, ORDERS), ("place", place, PLACES), ("finish", finish, FINISHES)):
             if said not in known:
                 raise ValueError(f"{option} {said!r} is not known · it is one of {', '.join(known)} · name one of them")
-        if tau <= 0 or mixture < 1:
-            raise ValueError(f"tau {tau}, mixture {mixture} · tau is above 0, mixture 1 or more · mend the recipe")
+        check_number("tau", tau)
+        check_flag("context", context)
+        if isinstance(mixture, bool) or not isinstance(mixture, int) or mixture < 1:
+            raise ValueError(f"mixture is {mixture!r} · it is a whole number, 1 or more · mend the recipe")
         if mixture > 1 and place == "joint":
             raise ValueError("mixture with place=joint · softmaxes are mixed slot by slot · say place=factorised")
         if place == "none" and finish != "slot":
@@ -115,6 +131,11 @@ class Insertion:
             width, embedding, special,
             place=place, context=context, mixture=mixture, stop=finish == "stop",
         )  # fmt: skip
+
+    @staticmethod
+    def learns_wholes(options: Mapping[str, Any]) -> bool:
+        """Whether a model with these options learns when all is there from texts that lack nothing."""
+        return bool(options.get("finish", "slot") != "slot")
 
     def corrupt(self, clean: Canvas, hidden: Hidden, noise: Noise) -> tuple[Canvas, Targets]:
         """Slots in the place of what is hidden, and wherever else something could be."""
@@ -143,6 +164,9 @@ class Insertion:
                 each = torch.bincount(row[~empty], minlength=n_rows).clamp(min=1).double()
                 end = nothing[row] / n_slots[row]
             weight, count = share / each[row[spans.slot]], torch.tensor(float(n_rows), dtype=torch.float64)
+        elif self.order == "left_to_right":  # one order: the next word, or the end
+            weight, count = share, torch.tensor(float(n_rows), dtype=torch.float64)
+            end[spans.last] = nothing[row[spans.last]].double()
         else:
             weight = hidden.weigh(clean, hidden.mask.nonzero().squeeze(1))
             offset = torch.where(hidden.bound, -torch.lgamma(hidden.count + 1), 0.0)
@@ -173,7 +197,7 @@ class Insertion:
         return View(ids, before[canvas.offsets], place, seen.read, segment=segment)
 
     def _seen(self, canvas: Canvas, sites: Sites | None = None) -> Seen:
-        return Seen.of(canvas, canvas.ids != self.blank, sites)
+        return Seen.of(canvas, canvas.ids != self.blank, sites, every=self.context)
 
     def sites(self, canvas: Canvas) -> Sites:
         """Its open slots."""
@@ -250,7 +274,8 @@ class Insertion:
             log_prob=log_prob.gather(1, picked),
             score=score,
             **certainty(words, choice, shape.tells),
-            ended=choice[:, self.end].exp(),
+            ended=choice[:, self.end].exp() if self.closes == "slot" else None,
+            rowwise=ended if self.finish == "stop" else None,
         )
 
     def _stopping(self, prediction: Prediction, words: Tensor) -> Tensor:

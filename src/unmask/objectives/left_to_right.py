@@ -79,6 +79,7 @@ class LeftToRight:
     paths: ClassVar[str] = "one"
     lengths: ClassVar[str] = "free"
     closes: ClassVar[str] = "never"
+    recalls: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -67,6 +67,7 @@ class MaskedDiffusion:
     paths: ClassVar[str] = "many"
     lengths: ClassVar[str] = "told"
     closes: ClassVar[str] = "never"
+    recalls: ClassVar[bool] = False
 
     def __init__(
         self, vocabulary: Vocabulary, width: int, embedding: nn.Embedding, ends: bool = False, block: int | None = None

@@ -99,6 +99,13 @@ class Proposal:
     margin: Tensor  # [S] best minus second
     best: Tensor  # [S] as `confidence`, of the words that may come; -inf: none may
     ended: Tensor | None = None  # [S] probability of an end, in families whose signs may end without a token
+    rowwise: Tensor | None = None  # [S, A] bool, said of the row and not of the site: it costs no place
+
+    @property
+    def charged(self) -> Tensor:
+        """What its place costs each alternative, `[S, A]`."""
+        place = self.place[:, None].expand_as(self.log_prob)
+        return place if self.rowwise is None else place.masked_fill(self.rowwise, 0.0)
 
     def take(self, which: Tensor) -> Proposal:
         """Of some sites, by `which [S]` bool."""
@@ -137,6 +144,7 @@ class Objective(Protocol):
     paths: ClassVar[str]  # "one" or "many" ways to one text
     lengths: ClassVar[str]  # "free": a fill grows as it is written; "told": a sign for each token stands there before
     closes: ClassVar[str]  # what the end of a sign, without a token, ends: "never", it has none; "slot", it; "row", all
+    recalls: ClassVar[bool]  # what it reads depends on the order in which the text was written
     head: nn.Module
 
     def corrupt(self, clean: Canvas, hidden: Hidden, noise: Noise) -> tuple[Canvas, Any]:
@@ -241,6 +249,26 @@ def settling(objective: Objective) -> Settling | None:
 def told(objective: Objective) -> Told | None:
     """The family as one that is told lengths; None: it is not."""
     return cast(Told, objective) if objective.lengths == "told" else None
+
+
+def check_number(option: str, said: object) -> None:
+    """See that an option is a number above 0, or endless.
+
+    Raises:
+        ValueError: when it is not.
+    """
+    if isinstance(said, bool) or not isinstance(said, int | float) or not said > 0:
+        raise ValueError(f"{option} is {said!r} · a number is wanted, {option} is above 0 · mend the recipe")
+
+
+def check_flag(option: str, said: object) -> None:
+    """See that an option is true or false.
+
+    Raises:
+        ValueError: when it is not.
+    """
+    if not isinstance(said, bool):
+        raise ValueError(f"{option} is {said!r} · it is true or false · mend the recipe")
 
 
 def open_signs(canvas: Canvas) -> Sites:

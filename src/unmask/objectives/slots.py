@@ -51,8 +51,11 @@ class Prediction:
         slots = head.left(hidden)[seen.left] + head.right(hidden)[seen.right]
         self.slots = F.elu(slots)  # [S, D]
         if head.context is not None:
-            pooled = slots.new_full((self.n_rows, slots.shape[1]), -math.inf)
-            pooled = pooled.scatter_reduce(0, self.row[:, None].expand_as(self.slots), self.slots, "amax")
+            assert seen.every is not None
+            row, left, right = seen.every
+            every = F.elu(head.left(hidden)[left] + head.right(hidden)[right])
+            pooled = every.new_full((self.n_rows, every.shape[1]), -math.inf)
+            pooled = pooled.scatter_reduce(0, row[:, None].expand_as(every), every, "amax")
             self.slots = self.slots + head.context(pooled[self.row])
 
     @cached_property
@@ -79,8 +82,9 @@ class Prediction:
         prior, latent = each[..., 0].log_softmax(-1), each[..., 1:].tanh()
         logits = self.head.words.logits(latent.flatten(0, 1)).view(*prior.shape, -1)
         found = self._barred(logits.transpose(1, 2)).transpose(1, 2).log_softmax(-1)
-        mixed: Tensor = (prior[..., None] + found).logsumexp(1)
-        return mixed
+        never = found == -math.inf  # barred in all alike: a sum over nothing has no gradient
+        mixed: Tensor = (prior[..., None] + found.masked_fill(never, 0.0)).logsumexp(1)
+        return mixed.masked_fill(never[:, 0], -math.inf)
 
     @cached_property
     def all_there(self) -> tuple[Tensor, Tensor]:
@@ -100,13 +104,20 @@ class Seen:
     left: Tensor  # [S] int64, a slot's left neighbour, as a place in `read`
     right: Tensor  # [S] int64
     first: Tensor  # [B] int64, the first of each row, as a place in `read`
+    every: tuple[Tensor, Tensor, Tensor] | None = None  # `row`, `left`, `right` of all slots, those that ended too
 
     @classmethod
-    def of(cls, canvas: Canvas, keep: Tensor, sites: Sites | None = None) -> Seen:
-        """Of the slots `sites`, none: all, of a canvas whose rows begin and end with an element of `keep [N]`."""
-        sites = sites or open_signs(canvas)
-        before = keep.long().cumsum(0)
-        left = before[sites.element] - 1
-        first = before[canvas.offsets[:-1]] - 1
-        read = torch.cat([left, left + 1, first]).unique()
-        return cls(keep, read, sites.row, *(torch.searchsorted(read, some) for some in (left, left + 1, first)))
+    def of(cls, canvas: Canvas, keep: Tensor, sites: Sites | None = None, every: bool = False) -> Seen:
+        """Of the slots `sites`, none: all that are open, of a canvas whose rows begin and end with a seen element.
+
+        `keep [N]` says which elements are seen; the others are slots, open or ended, and with `every` all are read.
+        """
+        sites, before = sites or open_signs(canvas), keep.long().cumsum(0)
+        left, first = before[sites.element] - 1, before[canvas.offsets[:-1]] - 1
+        slot = (~keep).nonzero().squeeze(1) if every else sites.element[:0]
+        beside = before[slot] - 1
+        read = torch.cat([left, left + 1, beside, beside + 1, first]).unique()
+        left, right, first, lefts, rights = (
+            torch.searchsorted(read, some) for some in (left, left + 1, first, beside, beside + 1)
+        )
+        return cls(keep, read, sites.row, left, right, first, (canvas.rows[slot], lefts, rights) if every else None)

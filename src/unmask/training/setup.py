@@ -30,6 +30,7 @@ from unmask.backbone.processor import has_bfloat16_products
 from unmask.bases import place_of
 from unmask.data.sources import DataConfig
 from unmask.folder import read_tokenizer
+from unmask.masking.laws import WHOLES
 from unmask.masking.mixture import Mixture
 from unmask.model import Model, ModelConfig
 from unmask.objectives import OBJECTIVES
@@ -97,6 +98,14 @@ def filled(recipe: Recipe) -> Recipe:
     del shape["vocab_size"]  # the tokenizer's word
     tree["backbone"] = shape
     tree["masking"] = recipe.masking or MASKING
+    own = tree["objective"]
+    if getattr(OBJECTIVES[own["name"]], "learns_wholes", lambda options: False)(own):
+        tree["masking"] = recipe.masking or ({"law": "exact_count", "least": 0},)
+        if not any(law["law"] in WHOLES or law.get("least") == 0 for law in tree["masking"]):
+            raise ValueError(
+                f"masking leaves no text whole · finish={own['finish']} is learned from texts that lack nothing · "
+                "say masking={law: exact_count, least: 0}, or leave it out"
+            )
     tree["precision"] = precision(recipe.precision)
     if recipe.adapter is not None:
         tree["optimiser"]["kind"] = "adamw"
