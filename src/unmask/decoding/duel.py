@@ -160,4 +160,4 @@ def _blind(proposal: Proposal) -> Proposal:
     """What a policy may know of it: at every site the model's best word in the place of the true one."""
     best = proposal.confidence[:, None]
     word = torch.full_like(proposal.word, -1)
-    return replace(proposal, word=word, log_prob=best, score=best.double(), best=proposal.confidence)
+    return replace(proposal, word=word, log_prob=best, score=best.double(), best=proposal.confidence, leaning=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 LENGTHS = ("probe", "grow")
 ENDINGS = ("free", "late", "never")
@@ -29,18 +30,25 @@ class Masks:
     suffix: int | None = None  # masks behind the block that are read; None: all
 
     def __post_init__(self) -> None:
-        _choice("length", self.length if isinstance(self.length, str) else None, LENGTHS)
+        if isinstance(self.length, str) and self.length not in LENGTHS:
+            raise ValueError(f"no length {self.length!r} · it is a number of tokens, {' or '.join(LENGTHS)}")
         _choice("ending", self.ending, ENDINGS)
         _choice("cache", self.cache, CACHES)
         least = {"length": 1, "block": 1, "refresh": 1, "suffix": 0}
         for name, bound in least.items():
             value = getattr(self, name)
-            if isinstance(value, int) and value < bound:
+            if value is None or (name == "length" and isinstance(value, str)):
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise ValueError(f"{name} is {value!r} · it is a whole number · change it")
+            if value < bound:
                 raise ValueError(f"{name} is {value} · it cannot be less than {bound} · change it")
-        if not 0 <= self.guidance < math.inf:
-            raise ValueError(f"guidance is {self.guidance} · it is a weight of 0 or more · change it")
+        if not isinstance(self.guidance, Real) or not 0 <= self.guidance < math.inf:
+            raise ValueError(f"guidance is {self.guidance!r} · it is a weight of 0 or more · change it")
         if self.remask is not None:
             remask_of(self.remask)
+            if self.block is not None:
+                raise ValueError("remask with a block · what is taken back may lie outside it · leave out one of them")
         if self.block is None and (self.cache or self.suffix is not None):
             name = "cache" if self.cache else "suffix"
             raise ValueError(f"{name} without a block · it is a block that is read anew · say how long: block=32")

@@ -42,6 +42,7 @@ class Policy:
     wide: bool = False  # a beam follows the best ways to write all that it takes at once
     all: bool = False  # offers every site, for a beam to choose from
     weighs_place: bool = False  # goes by the model's own log-probability of sites
+    waits: bool = True  # a site of no certainty, as an end has that is to be late, comes after all others
     level: float | None = None  # its own number, unless told; None: it has none
     reads: frozenset[str] = STATISTICS  # of a proposal: those of them that it looks at
 
@@ -90,7 +91,8 @@ def low_confidence(proposal: Proposal, progress: Progress, noise: Noise | None) 
 
     Source: Nie et al. 2025 (LLaDA), section 2.4: low-confidence remasking.
     """
-    chosen = proposal.log_prob.gather(1, proposal.score.argmax(1, keepdim=True)).squeeze(1)
+    said = proposal.log_prob if proposal.leaning is None else proposal.leaning
+    chosen = said.gather(1, proposal.score.argmax(1, keepdim=True)).squeeze(1)
     chosen = torch.where(proposal.confidence > -torch.inf, chosen, -torch.inf)
     return best_sites(chosen, proposal.sites.row, progress.n_rows, progress.quota)
 
@@ -146,7 +148,7 @@ def serial(proposal: Proposal, progress: Progress, noise: Noise | None) -> Tenso
     ends = torch.zeros_like(proposal.best, dtype=torch.bool)
     if proposal.ended is not None:
         ends = proposal.ended >= proposal.best.exp()
-    value = (proposal.place + proposal.best).masked_fill(ends, -torch.inf)
+    value = (places(proposal, progress.n_rows) + proposal.best).masked_fill(ends, -torch.inf)
     return ends | (best_sites(value, proposal.sites.row, progress.n_rows, progress.quota) & ~ends)
 
 
@@ -215,12 +217,18 @@ POLICIES: dict[str, Policy] = {
     "confident": Policy(confident, deterministic=True, charges_place=False, reads=ENTROPY),
     "low_confidence": Policy(low_confidence, deterministic=True, charges_place=False, reads=NONE),
     "margin": Policy(margin, deterministic=True, charges_place=False, reads=frozenset({"margin"})),
-    "location": Policy(location, deterministic=True, charges_place=True, all=True, weighs_place=True, reads=NONE),
-    "leftmost": Policy(leftmost, deterministic=True, charges_place=False, reads=NONE),
-    "rightmost": Policy(rightmost, deterministic=True, charges_place=False, reads=NONE),
+    "location": Policy(
+        location, deterministic=True, charges_place=True, all=True, weighs_place=True, waits=False, reads=NONE
+    ),
+    "leftmost": Policy(leftmost, deterministic=True, charges_place=False, waits=False, reads=NONE),
+    "rightmost": Policy(rightmost, deterministic=True, charges_place=False, waits=False, reads=NONE),
     "random": Policy(random, deterministic=False, charges_place=False, reads=NONE),
-    "parallel": Policy(parallel, deterministic=True, charges_place=False, several=True, wide=True, reads=NONE),
-    "serial": Policy(serial, deterministic=True, charges_place=False, several=True, weighs_place=True, reads=NONE),
+    "parallel": Policy(
+        parallel, deterministic=True, charges_place=False, several=True, wide=True, waits=False, reads=NONE
+    ),
+    "serial": Policy(
+        serial, deterministic=True, charges_place=False, several=True, weighs_place=True, waits=False, reads=NONE
+    ),
     "threshold": Policy(threshold, deterministic=True, charges_place=False, several=True, level=0.9, reads=NONE),
     "factor": Policy(factor, deterministic=True, charges_place=False, several=True, level=1.0, reads=NONE),
     "entropy_bound": Policy(

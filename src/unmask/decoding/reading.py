@@ -65,6 +65,16 @@ class Reader:
                 f"blocks of {masks.block} with a model that writes block by block · its blocks have {self.whole}"
                 " elements, and what it keeps of them is exact · leave out block, cache and suffix"
             )
+        if self.whole is not None and masks.remask is not None:
+            raise ValueError(
+                "remask with a model that writes block by block · what is taken back may lie in a block that is kept"
+                " · leave it out"
+            )
+        if masks.ending == "late" and not search.rule.waits and not search.sampling:
+            raise ValueError(
+                f"ending='late' with the policy {search.policy!r} · it does not go by how sure the model is of a place,"
+                " which is what makes an end wait · leave out one of them, or take confident"
+            )
         self.cache, self.unguided = Cache(), Cache()
         family = settling(model.objective)
         self.settled = None if family is None else Settled(model, family, self.cache)

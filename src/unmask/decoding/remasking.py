@@ -45,7 +45,7 @@ def taken_back(canvas: Canvas, age: Tensor, steps: int, remask: str, noise: Nois
         age: Steps that each row took, `[B]`.
         steps: Of the whole row.
         remask: `cap`: sigma is at most the level; `rescale`: the level times the most it may be; `confidence`: as
-            `cap`, each token by its share of a softmax of -log p when it was written, times how many there are;
+            `cap`, each token by its share of a softmax of -p, as when it was written, times how many there are;
             `loop`: as `cap`, while alpha is held.
         noise: Of the rows.
     """

@@ -18,6 +18,7 @@ from unmask.decoding.beam import Hypotheses, forked, join, top_of
 from unmask.decoding.infill import CHUNK
 from unmask.model import Model
 from unmask.objectives import Proposal, Shape, Sites
+from unmask.objectives.objective import told as told_lengths
 from unmask.objectives.orders import chunks
 from unmask.objectives.words import segment_logsumexp
 
@@ -105,9 +106,14 @@ def _advance(model: Model, rows: Hypotheses, states: list[int], told: Sequence[T
     objective, canvas, device = model.objective, rows.canvas, rows.score.device
     sites = objective.sites(canvas)
     plan = [told[group] for group in rows.group.tolist()]
-    moves = _moves(canvas, sites, states, plan)
+    moves = _moves(sites, states, plan, told_lengths(objective) is not None)
+    if len({int(sites.row[move.site]) for move in moves}) < rows.n_rows:
+        raise ValueError(
+            "candidates behind a hole without any · this model writes block by block, and cannot weigh them before that"
+            " is written · fill it first, or ask for one hole at a time"
+        )
     proposal = proposed(model, canvas, sites, moves)
-    site = torch.tensor([move.site for move in moves], device=device)
+    site = torch.tensor([move.site for move in moves], dtype=torch.int64, device=device)
     place = _places(proposal, site.unique(), rows.n_rows)
     pick, cost = found(proposal, moves, site)
     cost = cost + place[site]
@@ -122,8 +128,8 @@ def _advance(model: Model, rows: Hypotheses, states: list[int], told: Sequence[T
     return written, [move.state for move, alive in zip(moves, live.tolist(), strict=True) if alive]
 
 
-def _moves(canvas: Canvas, sites: Sites, states: list[int], plan: Sequence[Told]) -> list[Move]:
-    """What may be written where: a sign stands for a run of missing tokens, or for one where there is a sign each."""
+def _moves(sites: Sites, states: list[int], plan: Sequence[Told], each: bool) -> list[Move]:
+    """What may be written where: a sign stands for a run of missing tokens, or with `each` for the next that lacks."""
     mine: dict[tuple[int, int], list[int]] = {}
     for number, (row, hole) in enumerate(zip(sites.row.tolist(), sites.hole.tolist(), strict=True)):
         mine.setdefault((row, hole), []).append(number)
@@ -133,9 +139,7 @@ def _moves(canvas: Canvas, sites: Sites, states: list[int], plan: Sequence[Told]
         missing = [i for i, where in enumerate(told.hole) if where == hole and not state >> i & 1]
         if not missing:
             continue
-        runs = [[i] for i in missing]
-        if len(numbers) != len(missing):
-            runs = _runs(missing)
+        runs = [[i] for i in missing[: len(numbers)]] if each else _runs(missing)
         for site, run in zip(numbers, runs, strict=True):
             for i in run:
                 left, right = i > run[0], i < run[-1]
@@ -166,7 +170,10 @@ def proposed(model: Model, canvas: Canvas, sites: Sites, moves: list[Move]) -> P
         may[move.site, number[move.token], 2 * move.left + move.right] = True
     n = int(may.sum((1, 2)).max())
     shape = Shape(token_class.to(device), may.to(device))
-    return model.objective.propose(model.predict(canvas), canvas, n, shape, None)
+    if (family := told_lengths(model.objective)) is None:
+        return model.objective.propose(model.predict(canvas), canvas, n, shape, None)
+    hidden = model.backbone(family.view(canvas, sites=sites))  # of a family's own blocks the first is open alone
+    return family.propose(family.predict(hidden, canvas, sites=sites), canvas, n, shape, None)
 
 
 def _places(proposal: Proposal, sites: Tensor, n_rows: int) -> Tensor:

@@ -25,6 +25,7 @@ class Hidden:
     starts: Tensor | None = None  # [N] bool, the token begins with white space; none: nobody counts words
     level: Tensor | None = None  # [B] float64, the share that the law meant to hide; none: it does not mean one
     within: Tensor | None = None  # [N] float64, what a token weighs beside its row, drawn by blocks; none: all alike
+    whole: Tensor | None = None  # [B] float64, what a row weighs as one that lacks nothing; none: as `weight` says
 
     def weigh(self, clean: Canvas, element: Tensor) -> Tensor:
         """What the loss of each of some elements `[R]` of `clean` weighs, `[R]`."""
@@ -34,7 +35,7 @@ class Hidden:
     def take(self, clean: Canvas, rows: Tensor) -> Hidden:
         """What it says of some rows of `clean`, by number `[R]`; a row may come several times."""
         at = clean.source(rows)
-        columns = {name: getattr(self, name) for name in ("weight", "count", "bound", "level")}
+        columns = {name: getattr(self, name) for name in ("weight", "count", "bound", "level", "whole")}
         own = {name: None if column is None else column[rows] for name, column in columns.items()}
         each = {name: getattr(self, name) for name in ("mask", "starts", "within")}
         own |= {name: None if column is None else column[at] for name, column in each.items()}

@@ -67,15 +67,20 @@ def bernoulli(
     which is 1 / (1 - epsilon) too much; here the mean is the integral over t from epsilon to 1, and what lies below
     epsilon, about that share of the whole, is left out.
     """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"no schedule {schedule!r} · schedules: {', '.join(SCHEDULES)} · name one of them")
+    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 <= epsilon < 1:
+        raise ValueError(f"epsilon is {epsilon!r} · it is the least level, from 0 to less than 1 · mend the recipe")
     kinds, law = units(clean), SCHEDULES[schedule]
     u = levels(noise, "t")
     t = epsilon + (1 - epsilon) * u
     mask = (noise.elements(clean, "hide") < law.hidden(t)[clean.rows]) & (kinds.of >= 0)
     bound = torch.full_like(t, levels.whole, dtype=torch.bool)
-    each, n = law.weight(t), kinds.per_row.double()
-    # A row that lacks nothing comes with 1 / (n + 1) of all; what a family says of it counts once, as each step does.
-    each = torch.where(_totals(clean, mask) == 0, each * law.hidden(t) * (n + 1), each)
-    return Hidden(mask, (1 - epsilon) * each * levels.weight(u), n, bound, level=law.hidden(t))
+    n, weight = kinds.per_row.double(), (1 - epsilon) * law.weight(t) * levels.weight(u)
+    whole = (
+        weight * law.hidden(t) * (n + 1)
+    )  # 1 / (n + 1) of the rows lack nothing: that counts once, as each step does
+    return Hidden(mask, weight, n, bound, level=law.hidden(t), whole=whole)
 
 
 def runs(

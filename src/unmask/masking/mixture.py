@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -123,9 +124,10 @@ class Mixture:
     def _averaged(self, hidden: Hidden, part: Tensor) -> Hidden:
         """Weights and counts as the parts say that losses are averaged."""
         alone, mean = self._told("alone", part), self._told("mean", part)
-        weight = torch.where(mean, hidden.weight / hidden.count.clamp(min=1), hidden.weight)
+        share = torch.where(mean, 1 / hidden.count.clamp(min=1), 1.0)
+        whole = None if hidden.whole is None else hidden.whole * share
         count = torch.where(alone, torch.ones_like(hidden.count), hidden.count)
-        return replace(hidden, weight=weight, count=count, bound=hidden.bound & ~alone)
+        return replace(hidden, weight=hidden.weight * share, whole=whole, count=count, bound=hidden.bound & ~alone)
 
     def _hidden(self, clean: Canvas, noise: Noise) -> tuple[Hidden, Tensor]:
         """What is hidden, and which part said so of each row, `[B]`."""
@@ -136,6 +138,7 @@ class Mixture:
             return replace(chosen[0], starts=starts), pick
         at = torch.arange(clean.n_rows, device=pick.device)
         nothing = torch.zeros(clean.n_rows, dtype=torch.float64, device=pick.device)
+        whole = torch.stack([h.weight if h.whole is None else h.whole for h in chosen])[pick, at]
         level = torch.stack([nothing if h.level is None else h.level for h in chosen])[pick, at]
         stack = {name: torch.stack([getattr(h, name) for h in chosen]) for name in ("weight", "count", "bound")}
         at_mask = torch.arange(clean.n_elements, device=pick.device)
@@ -144,7 +147,7 @@ class Mixture:
         within = None
         if self.block is not None:  # then every part has one
             within = torch.stack([h.within for h in chosen if h.within is not None])[pick[clean.rows], at_mask]
-        return Hidden(mask, own["weight"], own["count"], own["bound"], starts, level, within), pick
+        return Hidden(mask, own["weight"], own["count"], own["bound"], starts, level, within, whole), pick
 
     def _said(self, part: Part, clean: Canvas, noise: Noise) -> Hidden:
         if part.given >= 0:
@@ -162,7 +165,9 @@ def _with_given(clean: Canvas, segment: Tensor) -> Canvas:
 
 def _part(said: dict[str, Any], begins: Tensor) -> Part:
     settings = dict(said)
-    name, unit, share = settings.pop("law"), settings.pop("unit", "token"), float(settings.pop("share", 1.0))
+    name, unit, share = settings.pop("law"), settings.pop("unit", "token"), settings.pop("share", 1.0)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < math.inf:
+        raise ValueError(f"a share of {share!r} · it is a number above 0, of rows that take the law · mend the recipe")
     complement, per = bool(settings.pop("complement", False)), settings.pop("per", "token")
     given = settings.pop("given", None)
     if name not in LAWS:
@@ -189,4 +194,4 @@ def _part(said: dict[str, Any], begins: Tensor) -> Part:
         settings["levels"] = Levels(**drawn)
     if unit == "word":
         settings["begins"] = begins
-    return Part(law, settings, share, complement, per, GIVEN.get(given, -1))
+    return Part(law, settings, float(share), complement, per, GIVEN.get(given, -1))

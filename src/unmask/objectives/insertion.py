@@ -170,7 +170,7 @@ class Insertion:
         else:
             weight = hidden.weigh(clean, hidden.mask.nonzero().squeeze(1))
             offset = torch.where(hidden.bound, -torch.lgamma(hidden.count + 1), 0.0)
-            done = torch.where(nothing, hidden.weight, 0.0)
+            done = torch.where(nothing, hidden.weight if hidden.whole is None else hidden.whole, 0.0)
             if self.finish == "last":
                 end[spans.last] = done[row[spans.last]]
             else:

@@ -15,7 +15,17 @@ from unmask.holes import Hole
 from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
 from unmask.objectives import blockwise, masked_likelihood
-from unmask.objectives.objective import Likelihood, Loss, Predict, Proposal, Shape, Sites, Vocabulary, open_signs
+from unmask.objectives.objective import (
+    Likelihood,
+    Loss,
+    Predict,
+    Proposal,
+    Shape,
+    Sites,
+    Vocabulary,
+    check_flag,
+    open_signs,
+)
 from unmask.objectives.words import Head, bars, certainty, choose
 from unmask.view import View
 
@@ -77,9 +87,10 @@ class MaskedDiffusion:
         Raises:
             ValueError: for a block of less than an element.
         """
-        if block is not None and block < 1:
+        check_flag("ends", ends)
+        if block is not None and (isinstance(block, bool) or not isinstance(block, int) or block < 1):
             raise ValueError(
-                f"a block of {block} · it has one element at least · say objective.block=8, or leave it out"
+                f"a block of {block!r} · it has one element at least · say objective.block=8, or leave it out"
             )
         self.mask, self.block = vocabulary.signs["mask"], block
         signs = vocabulary.signs.items() if ends else ()
@@ -149,6 +160,7 @@ class MaskedDiffusion:
             log_prob=words.gather(1, picked) + barred.gather(1, picked),
             score=score,
             ended=words[:, self.ends].exp().sum(-1) if self.ends else None,
+            leaning=None if shape.against is None else leaning.gather(1, picked),
             **sure,
         )
 

@@ -100,6 +100,7 @@ class Proposal:
     best: Tensor  # [S] as `confidence`, of the words that may come; -inf: none may
     ended: Tensor | None = None  # [S] probability of an end, in families whose signs may end without a token
     rowwise: Tensor | None = None  # [S, A] bool, said of the row and not of the site: it costs no place
+    leaning: Tensor | None = None  # [S, A] `log_prob` under guidance, which certainties are of too; none: there is none
 
     @property
     def charged(self) -> Tensor:

@@ -76,7 +76,7 @@ def filled(recipe: Recipe) -> Recipe:
         start = place_of(recipe.model)
         config = open_model(start).config
         _agree(recipe, config)
-        options = recipe.objective.options or config.options or {}
+        options = {**(config.options or {}), **recipe.objective.options}  # what a recipe does not speak of stays
         check_objective(config.objective, options)
         tree["objective"] = {"name": config.objective, **options}
         shape = asdict(config.backbone)
