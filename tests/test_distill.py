@@ -107,3 +107,19 @@ def test_other_prompts_are_no_place_to_go_on(teacher: str, pairs: Path, capsys: 
     assert "answers to other prompts" in capsys.readouterr().err
     assert main(["distill", str(pairs.with_name("none")), str(target), "--model", teacher]) == 1
     assert "is no file" in capsys.readouterr().err
+
+
+def test_a_wrong_name_leaves_nothing_behind_and_answers_are_kept(
+    teacher: str, pairs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = pairs.with_name("target.jsonl")
+    assert main(["distill", str(pairs), str(target), "--model", "nomodel"]) != 0
+    assert [path.name for path in pairs.parent.iterdir()] == ["pairs.jsonl"]
+    part = Path(f"{target}.part")
+    part.write_text('{"prompt": "The cat", "response": "of somebody"}\n')
+    capsys.readouterr()
+    assert main(["distill", str(pairs), str(target), "--model", teacher]) != 0
+    assert "has answers, and" in capsys.readouterr().err and "somebody" in part.read_text()
+    pairs.write_text("")
+    assert main(["distill", str(pairs), str(target), "--model", teacher]) == 2
+    assert "has no pairs" in capsys.readouterr().err

@@ -113,3 +113,11 @@ def test_of_the_hub_no_weights_are_fetched(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     assert main(["info", "org/model"]) == 1
     assert capsys.readouterr().err == "unmask: org/model is not to be had from the Hub · no network · check the name\n"
+
+
+def test_every_family_says_what_holes_it_fills() -> None:
+    from unmask.cli.info import HOLES, holes_of
+    from unmask.objectives import OBJECTIVES
+
+    for name, family in OBJECTIVES.items():
+        assert holes_of(name) == [HOLES.get(kind, kind) for kind in sorted(family.holes)], name

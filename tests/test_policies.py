@@ -274,3 +274,36 @@ def test_a_model_of_blocks_stays_one_when_it_is_taught_answers(tmp_path: Path) -
     assert filled(recipe).objective.options == {"block": 4, "ends": True}
     with pytest.raises(ValueError, match="a block of 'x'"):
         with_options(toy("masked_diffusion"), block="x")
+
+
+def test_weights_of_schedules_are_their_slopes() -> None:
+    from unmask.schedules import SCHEDULES
+
+    t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    for schedule in SCHEDULES.values():
+        slope = (schedule.hidden(t + 1e-6) - schedule.hidden(t - 1e-6)) / 2e-6
+        torch.testing.assert_close(schedule.weight(t), slope / schedule.hidden(t), rtol=1e-6, atol=1e-6)
+
+
+def test_noise_on_words_is_as_fine_as_double_numbers_are() -> None:
+    from unmask.objectives.objective import Shape
+    from unmask.objectives.words import choose
+
+    words = torch.randn(3, 50).log_softmax(-1)
+    shape = Shape(torch.zeros(50, dtype=torch.int64), torch.ones(3, 2, 4, dtype=torch.bool), temperature=1.0)
+    zero = torch.zeros(3, dtype=torch.int64)
+    _, score = choose(words, 5, shape, Noise(0, torch.arange(1)), zero, torch.arange(3))
+    assert score.dtype == torch.float64 and not torch.equal(score, score.float().double())
+
+
+def test_how_sure_an_end_must_be() -> None:
+    # ends of .95 and .85 at the last two of four masks: one alone is sure to .9
+    assert (lengths.SURE, lengths.ENOUGH) == (0.9, 0.5)
+    objective = ending().model.objective
+    (end,) = objective.ends
+    words = torch.full((4, objective.head.words.bias.numel()), -20.0)
+    words[:, end] = torch.tensor([0.1, 0.2, 0.85, 0.95]).log()
+    mean, behind = lengths._ended(objective, words, torch.zeros(4, dtype=torch.int64), 1)[0].tolist()
+    assert behind == 0 and 0.1 < mean < 1
+    words[2, end] = math.log(0.92)
+    assert lengths._ended(objective, words, torch.zeros(4, dtype=torch.int64), 1)[0, 1] == 1

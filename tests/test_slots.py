@@ -187,3 +187,11 @@ def test_a_model_that_learns_when_all_is_there_is_shown_whole_texts(finish: str,
 def test_options_of_another_kind_are_named(family: str, how: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         with_options(toy(family), **how)
+
+
+@pytest.mark.parametrize("finish", ["slot", "last"])
+def test_from_left_to_right_the_first_word_begins_as_its_hole_does(finish: str) -> None:
+    lm = with_new_head(order="left_to_right", finish=finish)
+    for seed in range(4):  # "the" and a hole: no slot will be before the first token, so it brings the space
+        (fill,) = lm.generate("the", max_words=3, temperature=1.0, seed=seed)
+        assert fill.text.startswith("the ") and fill.holes[0].text

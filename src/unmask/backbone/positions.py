@@ -67,7 +67,7 @@ class Fractions(nn.Module):
             if bool((depth > DEEPEST).any()):
                 raise ValueError(
                     f"one place was born into more than {DEEPEST} times in a row · averages of positions fall together"
-                    " there · train with backbone.positions=affine, or write all slots at once"
+                    " there · train with backbone.positions=affine, or roll_in=1; write all slots at once"
                 )
             return torch.stack([(left[:, 0] + right[:, 0]) / 2, depth], 1)
         with torch.autocast(left.device.type, enabled=False):

@@ -42,10 +42,12 @@ def distill(
 
     import unmask
 
+    if not waiting:
+        raise used_wrongly(f"{pairs} has no pairs · a line is a prompt, and its response if you like · look at the file")
+    lm = unmask.load(model)  # before anything is written: a name may be wrong
     part = Path(f"{target}.part")
     done = _begun(part, {"model": model or "default", **{name: repr(value) for name, value in sorted(how.items())}})
     _agree(part, done, waiting)
-    lm = unmask.load(model)
     shown = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
     with part.open("a", encoding="utf-8") as file, shown as progress:
         bar = progress.add_task("distill", total=len(waiting), completed=len(done))
@@ -92,7 +94,12 @@ def _begun(part: Path, settings: dict[str, str]) -> list[str]:
     from unmask.tensors import write_text
 
     beside = Path(f"{part}.json")
-    if not part.exists() or not beside.exists():
+    if part.exists() and part.stat().st_size and not beside.exists():
+        raise ValueError(
+            f"{part} has answers, and {beside} is not there · it says which model gave them · put it back, or remove"
+            " the answers to begin anew"
+        )
+    if not part.exists() or not part.stat().st_size:
         write_text(beside, json.dumps(settings))
         part.write_bytes(b"")
         return []

@@ -82,7 +82,10 @@ def allowed(canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses, c
         closes = whole & ~bad[sites.row]
     closing = torch.zeros(may.shape[0], 1, 4, dtype=torch.bool, device=may.device)
     closing[:, 0, 0] = closes
-    return torch.cat([may[:, :, None].expand(-1, -1, 4), closing], 1)
+    words_here = may[:, :, None].repeat(1, 1, 4)  # where no slot stays on a side nothing can mend the edge there
+    words_here[:, :, :2] &= ~(around.first[:, None] & ~around.begins)[:, :, None]
+    words_here[:, :, ::2] &= ~(around.last[:, None] & ~around.ends)[:, :, None]
+    return torch.cat([words_here, closing], 1)
 
 
 def together(

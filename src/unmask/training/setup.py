@@ -76,7 +76,9 @@ def filled(recipe: Recipe) -> Recipe:
         start = place_of(recipe.model)
         config = open_model(start).config
         _agree(recipe, config)
-        options = {**(config.options or {}), **recipe.objective.options}  # what a recipe does not speak of stays
+        options = recipe.objective.options or config.options or {}
+        if "block" in (config.options or {}):  # what its elements see stays, whatever else a recipe asks of the family
+            options = {"block": config.options["block"], **options}
         check_objective(config.objective, options)
         tree["objective"] = {"name": config.objective, **options}
         shape = asdict(config.backbone)
