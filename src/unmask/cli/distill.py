@@ -43,7 +43,7 @@ def distill(
     import unmask
 
     if not waiting:
-        raise used_wrongly(f"{pairs} has no pairs · a line is a prompt, and its response if you like · look at the file")
+        raise used_wrongly(f"{pairs} has no pairs · each line is one, of prompt and response · look at the file")
     lm = unmask.load(model)  # before anything is written: a name may be wrong
     part = Path(f"{target}.part")
     done = _begun(part, {"model": model or "default", **{name: repr(value) for name, value in sorted(how.items())}})

@@ -71,7 +71,7 @@ def check(model: Model, search: Search) -> None:
     rule, masks = search.rule, search.masks
     if told(model.objective) is None:
         raise ValueError(
-            f"no likelihood method 'duel' here · this {model.objective.name} model is not told how many tokens are missing"
+            f"no likelihood method 'duel' here · a {model.objective.name} model is not told how many tokens are missing"
             " · leave out the method, or use a model that writes tokens into masks"
         )
     if rule.all or not rule.deterministic:

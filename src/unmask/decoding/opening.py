@@ -150,7 +150,7 @@ def _priced(
             name for name, family in OBJECTIVES.items() if "candidates" in family.holes and family.closes == "never"
         ]
         raise ValueError(
-            f"candidates beside other holes, and this {model.objective.name} model · it prices whole texts, and no place"
+            f"candidates beside other holes, and a {model.objective.name} model · it prices whole texts, and no place"
             f" that is still open · fill the other holes first, or use a model of {' or '.join(able)}"
         )
     device = canvas.ids.device

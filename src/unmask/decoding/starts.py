@@ -88,7 +88,7 @@ def _check(model: Model, hole: Hole) -> None:
     if maybe and told(objective) is not None:
         able = [name for name, family in OBJECTIVES.items() if kind in family.holes and family.lengths == "free"]
         raise ValueError(
-            f"hole {hole.index} may be empty · this {objective.name} model is told how many tokens it has, and of none"
+            f"hole {hole.index} may be empty · a {objective.name} model is told how many tokens it has, and of none"
             " there is nothing to be sure of · ask for a word at least, ___{1,3}, or use a model of"
             f" {' or '.join(able)}"
         )
@@ -100,7 +100,7 @@ def _check(model: Model, hole: Hole) -> None:
         )
     able = [name for name, family in OBJECTIVES.items() if kind in family.holes]
     raise ValueError(
-        f"hole {hole.index} is a {kind} · this {objective.name} model fills {', '.join(sorted(objective.holes))}"
+        f"hole {hole.index} is a {kind} · a {objective.name} model fills {', '.join(sorted(objective.holes))}"
         f" · use a model of {' or '.join(able)}, or write another kind of hole"
     )
 

@@ -77,8 +77,8 @@ def filled(recipe: Recipe) -> Recipe:
         config = open_model(start).config
         _agree(recipe, config)
         options = recipe.objective.options or config.options or {}
-        if "block" in (config.options or {}):  # what its elements see stays, whatever else a recipe asks of the family
-            options = {"block": config.options["block"], **options}
+        kept = {name: value for name, value in (config.options or {}).items() if name == "block"}
+        options = {**kept, **options}  # what its elements see stays, whatever else a recipe asks of the family
         check_objective(config.objective, options)
         tree["objective"] = {"name": config.objective, **options}
         shape = asdict(config.backbone)
