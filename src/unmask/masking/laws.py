@@ -18,8 +18,6 @@ Law = Callable[..., Hidden]
 
 
 UNIFORM = Levels()
-
-
 WHOLES = frozenset({"bernoulli", "suffix"})  # laws that leave some rows whole; `exact_count` does with `least` 0
 
 
@@ -77,9 +75,7 @@ def bernoulli(
     mask = (noise.elements(clean, "hide") < law.hidden(t)[clean.rows]) & (kinds.of >= 0)
     bound = torch.full_like(t, levels.whole, dtype=torch.bool)
     n, weight = kinds.per_row.double(), (1 - epsilon) * law.weight(t) * levels.weight(u)
-    whole = (
-        weight * law.hidden(t) * (n + 1)
-    )  # 1 / (n + 1) of the rows lack nothing: that counts once, as each step does
+    whole = weight * law.hidden(t) * (n + 1)  # of n + 1 rows one lacks nothing: it counts once, as each step does
     return Hidden(mask, weight, n, bound, level=law.hidden(t), whole=whole)
 
 
