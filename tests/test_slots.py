@@ -12,6 +12,7 @@ from families import clean_canvas, noise_for
 from test_insertion import END, OPTIONS, hidden_of, insertion, target_of, with_new_head
 from toys import toy, with_options
 from unmask.canvas import Canvas, Edits, Role
+from unmask.decoding.masks import Masks
 from unmask.language_model import LanguageModel
 from unmask.masking import Mixture
 from unmask.noise import Noise
@@ -195,3 +196,8 @@ def test_from_left_to_right_the_first_word_begins_as_its_hole_does(finish: str) 
     for seed in range(4):  # "the" and a hole: no slot will be before the first token, so it brings the space
         (fill,) = lm.generate("the", max_words=3, temperature=1.0, seed=seed)
         assert fill.text.startswith("the ") and fill.holes[0].text
+
+
+def test_a_family_is_called_by_its_right_article() -> None:
+    with pytest.raises(ValueError, match="guidance with an insertion model"):
+        toy("insertion").fill("the ___", masks=Masks(guidance=1.0))

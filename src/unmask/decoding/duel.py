@@ -21,7 +21,7 @@ from unmask.decoding.reading import Reader
 from unmask.decoding.search import Search
 from unmask.holes import Hole, Mask
 from unmask.model import Model
-from unmask.objectives import Proposal, Shape, told
+from unmask.objectives import Proposal, Shape, called, told
 
 
 def duel(model: Model, clean: Canvas, hidden: Tensor, search: Search) -> Tensor:
@@ -71,7 +71,7 @@ def check(model: Model, search: Search) -> None:
     rule, masks = search.rule, search.masks
     if told(model.objective) is None:
         raise ValueError(
-            f"no likelihood method 'duel' here · a {model.objective.name} model is not told how many tokens are missing"
+            f"no likelihood method 'duel' here · {called(model.objective)} is not told how many tokens are missing"
             " · leave out the method, or use a model that writes tokens into masks"
         )
     if rule.all or not rule.deterministic:

@@ -23,7 +23,7 @@ from unmask.decoding.score import key_of
 from unmask.decoding.starts import Start, all_told, appends_behind, kind_of_hole, starts_of
 from unmask.holes import Blank, Hole, Mask
 from unmask.model import Model
-from unmask.objectives import OBJECTIVES, told
+from unmask.objectives import OBJECTIVES, called, told
 from unmask.objectives.orders import chunks
 from unmask.tokenizer import Reading, Tokenizer
 
@@ -150,7 +150,7 @@ def _priced(
             name for name, family in OBJECTIVES.items() if "candidates" in family.holes and family.closes == "never"
         ]
         raise ValueError(
-            f"candidates beside other holes, and a {model.objective.name} model · it prices whole texts, and no place"
+            f"candidates beside other holes, and {called(model.objective)} · it prices whole texts, and no place"
             f" that is still open · fill the other holes first, or use a model of {' or '.join(able)}"
         )
     device = canvas.ids.device

@@ -16,7 +16,7 @@ from unmask.decoding.search import Search
 from unmask.decoding.settled import Settled
 from unmask.model import Model
 from unmask.noise import scattered
-from unmask.objectives import OBJECTIVES, Sites, settling, told
+from unmask.objectives import OBJECTIVES, Sites, called, settling, told
 from unmask.view import View
 
 
@@ -43,7 +43,7 @@ class Reader:
         if search.end_penalty and model.objective.closes == "never":
             able = [name for name, family in OBJECTIVES.items() if family.closes != "never"]
             raise ValueError(
-                f"end_penalty with a {model.objective.name} model · its places do not end by themselves · leave it out,"
+                f"end_penalty with {called(model.objective)} · its places do not end by themselves · leave it out,"
                 f" or use a model of {' or '.join(able)}"
             )
         if model.objective.closes == "row" and search.rule.several and not search.rule.weighs_place:
@@ -56,7 +56,7 @@ class Reader:
             chosen = next(name for name, value in vars(masks).items() if value != getattr(type(masks)(), name))
             able = [name for name, family in OBJECTIVES.items() if family.lengths == "told"]
             raise ValueError(
-                f"{chosen} with a {model.objective.name} model · it is for models that write tokens into masks"
+                f"{chosen} with {called(model.objective)} · it is for models that write tokens into masks"
                 f" · leave out {chosen}, or use a model of {' or '.join(able)}"
             )
         self.whole = None if self.family is None else self.family.block  # elements of a family's own block

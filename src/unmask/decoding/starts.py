@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from unmask.canvas import Canvas, Role
 from unmask.holes import Blank, Hole, Mask
 from unmask.model import Model
-from unmask.objectives import OBJECTIVES, told
+from unmask.objectives import OBJECTIVES, called, told
 from unmask.tokenizer import Reading, Tokenizer
 
 MOST_STARTS = 4096  # combinations of candidates and empty fills of one text
@@ -88,7 +88,7 @@ def _check(model: Model, hole: Hole) -> None:
     if maybe and told(objective) is not None:
         able = [name for name, family in OBJECTIVES.items() if kind in family.holes and family.lengths == "free"]
         raise ValueError(
-            f"hole {hole.index} may be empty · a {objective.name} model is told how many tokens it has, and of none"
+            f"hole {hole.index} may be empty · {called(objective)} is told how many tokens it has, and of none"
             " there is nothing to be sure of · ask for a word at least, ___{1,3}, or use a model of"
             f" {' or '.join(able)}"
         )
@@ -100,7 +100,7 @@ def _check(model: Model, hole: Hole) -> None:
         )
     able = [name for name, family in OBJECTIVES.items() if kind in family.holes]
     raise ValueError(
-        f"hole {hole.index} is a {kind} · a {objective.name} model fills {', '.join(sorted(objective.holes))}"
+        f"hole {hole.index} is a {kind} · {called(objective)} fills {', '.join(sorted(objective.holes))}"
         f" · use a model of {' or '.join(able)}, or write another kind of hole"
     )
 

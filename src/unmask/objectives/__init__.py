@@ -16,6 +16,7 @@ from unmask.objectives.objective import Shape as Shape
 from unmask.objectives.objective import Sites as Sites
 from unmask.objectives.objective import Told as Told
 from unmask.objectives.objective import Vocabulary as Vocabulary
+from unmask.objectives.objective import called as called
 from unmask.objectives.objective import settling as settling
 from unmask.objectives.objective import told as told
 

@@ -272,6 +272,11 @@ def check_flag(option: str, said: object) -> None:
         raise ValueError(f"{option} is {said!r} · it is true or false · mend the recipe")
 
 
+def called(objective: Objective) -> str:
+    """A model of the family, in a sentence."""
+    return f"{'an' if objective.name[0] in 'aeiou' else 'a'} {objective.name} model"
+
+
 def open_signs(canvas: Canvas) -> Sites:
     """Every sign of a canvas, in order."""
     element = (canvas.role == Role.SIGN).nonzero().squeeze(1)
