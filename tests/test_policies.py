@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import test_plain
+from families import clean_canvas
 from test_masks import ending, same
 from test_plain import NEW, PROMPTS, opened, opinionated, written
 from toys import toy, with_options
@@ -26,7 +27,11 @@ from unmask.decoding.search import Search
 from unmask.masking import Mixture
 from unmask.model import Model
 from unmask.noise import Noise
-from unmask.objectives import Proposal, Sites
+from unmask.objectives import Proposal, Shape, Sites
+from unmask.objectives.words import choose
+from unmask.schedules import SCHEDULES
+from unmask.training.config import checked
+from unmask.training.setup import filled
 from unmask.view import View
 
 STARTS = torch.ones(20, dtype=torch.bool)
@@ -111,7 +116,6 @@ def test_never_writes_no_end_and_late_writes_it_last() -> None:
     for policy in ("leftmost", "rightmost", "parallel", "serial", "location"):
         with pytest.raises(ValueError, match="ending='late' with the policy"):
             lm.generate("the cat", policy=policy, masks=Masks(length=12, ending="late"))
-    with_options(toy("masked_diffusion"))  # other tests take the toy as it was
 
 
 def test_what_is_kept_is_computed_anew_as_often_as_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,16 +261,11 @@ def test_masks_of_another_kind_are_named(how: dict[str, Any], named: str) -> Non
     ],
 )
 def test_masking_that_cannot_be_is_named(law: dict[str, Any], named: str) -> None:
-    from families import clean_canvas
-
     with pytest.raises(ValueError, match=named):
         Mixture([law], STARTS.long())(clean_canvas([[1, 2, 3]]), Noise(0, torch.arange(1)))
 
 
 def test_a_model_of_blocks_stays_one_when_it_is_taught_answers(tmp_path: Path) -> None:
-    from unmask.training.config import checked
-    from unmask.training.setup import filled
-
     folder = with_options(toy("masked_diffusion"), block=4).save_pretrained(tmp_path / "m")
     pairs = tmp_path / "p.jsonl"
     pairs.write_text('{"prompt": "the cat", "response": "sat"}\n' * 8)
@@ -277,8 +276,6 @@ def test_a_model_of_blocks_stays_one_when_it_is_taught_answers(tmp_path: Path) -
 
 
 def test_weights_of_schedules_are_their_slopes() -> None:
-    from unmask.schedules import SCHEDULES
-
     t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
     for schedule in SCHEDULES.values():
         slope = (schedule.hidden(t + 1e-6) - schedule.hidden(t - 1e-6)) / 2e-6
@@ -286,9 +283,6 @@ def test_weights_of_schedules_are_their_slopes() -> None:
 
 
 def test_noise_on_words_is_as_fine_as_double_numbers_are() -> None:
-    from unmask.objectives.objective import Shape
-    from unmask.objectives.words import choose
-
     words = torch.randn(3, 50).log_softmax(-1)
     shape = Shape(torch.zeros(50, dtype=torch.int64), torch.ones(3, 2, 4, dtype=torch.bool), temperature=1.0)
     zero = torch.zeros(3, dtype=torch.int64)

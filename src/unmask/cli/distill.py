@@ -94,15 +94,15 @@ def _begun(part: Path, settings: dict[str, str]) -> list[str]:
     from unmask.tensors import write_text
 
     beside = Path(f"{part}.json")
-    if part.exists() and part.stat().st_size and not beside.exists():
-        raise ValueError(
-            f"{part} has answers, and {beside} is not there · it says which model gave them · put it back, or remove"
-            " the answers to begin anew"
-        )
     if not part.exists() or not part.stat().st_size:
         write_text(beside, json.dumps(settings))
         part.write_bytes(b"")
         return []
+    if not beside.exists():
+        raise ValueError(
+            f"{part} has answers, and {beside} is not there · it says which model gave them · put it back, or remove"
+            " the answers to begin anew"
+        )
     before = json.loads(beside.read_text(encoding="utf-8"))
     if different := sorted(name for name in before.keys() | settings.keys() if before.get(name) != settings.get(name)):
         name = different[0]

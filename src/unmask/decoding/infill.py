@@ -156,7 +156,8 @@ class _Loop:
         noise = self._noise(rows) if search.sampling else None
         seen = self._propose(rows, sites.take(which), blocks, noise)
         proposal, sites = seen.take(blocks.open[which]), sites.take(blocks.open)
-        proposal = replace(proposal, place=places(proposal, rows.n_rows))  # the model's own, whatever has to wait
+        if search.rule.charges_place:  # by the model's own price, whatever has to wait
+            proposal = replace(proposal, place=places(proposal, rows.n_rows))
         if self.rules.closes != "never":  # of slots some may have to wait until others are written
             proposal, sites = proposal.take(can := (proposal.score > -torch.inf).any(1)), sites.take(can)
         back = self._back(rows, noise)
@@ -240,8 +241,7 @@ class _Loop:
     def _totals(self, rows: Hypotheses, proposal: Proposal, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """What each alternative would come to `[S, A]`, and which rows have no dead end `[B]`."""
         row = proposal.sites.row
-        place = proposal.charged.double() if self.search.rule.charges_place else 0.0
-        total = rows.score[row][:, None] + proposal.log_prob.double() + place
+        total = rows.score[row][:, None] + proposal.price(self.search.rule.charges_place)
         open_ways = chosen[:, None] & (proposal.score > -torch.inf)
         live = (proposal.score > -torch.inf).any(1)  # shaped scores of a site where all is barred are no numbers
         alive = torch.zeros(rows.n_rows, dtype=torch.bool, device=row.device)
@@ -254,9 +254,7 @@ class _Loop:
     ) -> Hypotheses:
         """Make the edits: alternative `pick [E]` at `site [E]` in row `child [E]` of those that `parent [C]` become."""
         children = rows.take(parent)
-        cost = proposal.log_prob[site, pick].double()
-        if self.search.rule.charges_place:
-            cost = cost + proposal.charged[site, pick].double()
+        cost = proposal.price(self.search.rule.charges_place)[site, pick]
         chosen = beam.forked(proposal, rows.canvas, children.canvas, parent, site, pick, child)
         every = torch.arange(site.numel(), device=site.device)
         edits = self.model.objective.edits(chosen, children.canvas, every, torch.zeros_like(every), self.passes + 1)

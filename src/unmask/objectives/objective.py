@@ -102,11 +102,13 @@ class Proposal:
     rowwise: Tensor | None = None  # [S, A] bool, said of the row and not of the site: it costs no place
     leaning: Tensor | None = None  # [S, A] `log_prob` under guidance, which certainties are of too; none: there is none
 
-    @property
-    def charged(self) -> Tensor:
-        """What its place costs each alternative, `[S, A]`."""
-        place = self.place[:, None].expand_as(self.log_prob)
-        return place if self.rowwise is None else place.masked_fill(self.rowwise, 0.0)
+    def price(self, with_place: bool) -> Tensor:
+        """What each alternative costs a path, `[S, A]` float64: with its place, but where it has none, or without."""
+        price = self.log_prob.double()
+        if not with_place:
+            return price
+        place = self.place.double()[:, None]
+        return price + (place if self.rowwise is None else place.masked_fill(self.rowwise, 0.0))
 
     def take(self, which: Tensor) -> Proposal:
         """Of some sites, by `which [S]` bool."""
