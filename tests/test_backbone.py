@@ -211,3 +211,13 @@ def test_the_norm_is_the_same_with_gradients_and_without(rows: int, dtype: torch
     learning = norm(x)
     with torch.inference_mode():
         torch.testing.assert_close(norm(x), learning.detach())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_no_number_is_said(bad: float) -> None:
+    made, view = backbone().eval(), packed([3, 5])
+    with torch.no_grad():
+        made.layers[1].mlp.down.weight[2, 4] = bad
+    with pytest.raises(ValueError, match=r"no numbers, in torch.float64 · its weights are damaged"):
+        made(view)
+    assert not made.train()(view).isfinite().all()  # a training looks at its loss

@@ -210,6 +210,9 @@ class Backbone(nn.Module):
             dense: Take the slow plain attention.
             cache: Where the view has stages or names its elements, what it holds is not computed again, and what is
                 new goes into it.
+
+        Raises:
+            ValueError: in evaluation mode, when hidden states are no numbers.
         """
         if cache is None or (view.full and view.name is None):
             return self._through(view, Pattern(view, dense), view.read)
@@ -229,6 +232,11 @@ class Backbone(nn.Module):
             last = number == config.n_layers - 1  # past its attention, elements that are not read matter to nobody
             x = layer(x, pattern, turns[config.is_global(number)], read if last else None)
         out: Tensor = self.norm(x)
+        if not self.training and not bool(out.isfinite().all()):
+            raise ValueError(
+                f"the model computes what are no numbers, in {out.dtype} · its weights are damaged, or too large for"
+                " that kind · load it in float32, or take earlier weights"
+            )
         return out
 
     def _turns(self, position: Tensor, dtype: torch.dtype) -> dict[bool, tuple[Tensor, Tensor] | None]:
