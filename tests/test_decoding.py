@@ -21,7 +21,7 @@ from unmask.decoding.replay import Told, replay, signs_for
 from unmask.decoding.requests import Finished, Request
 from unmask.decoding.rules import Rules, TokenClasses
 from unmask.decoding.search import Search
-from unmask.holes import Blank, Hole, Mask
+from unmask.holes import Blank, Hole, Mask, Sign
 from unmask.model import Model
 from unmask.noise import Noise
 from unmask.objectives import OBJECTIVES, Proposal, Shape, Sites
@@ -241,7 +241,7 @@ def test_merging_takes_equal_canvases_of_a_group_only() -> None:
     zero = torch.zeros(4, dtype=torch.int64)
     canvas = Canvas.from_rows(rows, request=zero)
     score = torch.tensor([0.1, 0.2, 0.4, 0.3], dtype=torch.float64).log()
-    rows_of = beam.Hypotheses(canvas, score, zero < 0, torch.tensor([0, 0, 1, 0]), zero)
+    rows_of = beam.Hypotheses.begun(canvas, score, zero < 0, torch.tensor([0, 0, 1, 0]))
     merged = beam.merge(rows_of)
     assert merged.score.exp().tolist() == pytest.approx([0.3, 0.4, 0.3])
     assert merged.merged.tolist() == [True, False, False]
@@ -355,6 +355,28 @@ def test_kinds() -> None:
     assert kind_of("many", several=True) == "estimate"
     assert kind_of("one", several=True) == "exact"
     assert kind_of("many", summed=True, several=True) == "exact"
+    assert kind_of("many", unpaid=True) == "estimate" and kind_of("one", unpaid=True) == "exact"
+
+
+@pytest.mark.parametrize("policy", ["confident", "leftmost", "location"])
+@pytest.mark.parametrize("family", ["blank_lm", "masked_diffusion"])
+def test_what_is_called_a_bound_is_never_above_the_exact(family: str, policy: str) -> None:
+    lm, kinds = toy(family), {}
+    texts = ["the [MASK] sat [MASK]", "the [MASK] [MASK] sat", "the [MASK] sat"]
+    for text in texts:
+        fills = lm.fill(text, n=6, policy=policy, beam=12)
+        kinds[text] = {fill.kind for fill in fills}
+        for fill in fills:
+            said = iter(hole.text for hole in fill.holes)
+            pieces = [
+                Blank(candidates=(next(said),)) if isinstance(p, Sign) else p for p in lm.tokenizer.read(text).pieces
+            ]
+            (exact,) = lm.fill(pieces)
+            assert exact.kind == "exact" and exact.text == fill.text
+            assert fill.kind == "estimate" or fill.log_prob <= exact.log_prob + 1e-6
+    paid = policy == "location"
+    assert kinds["the [MASK] sat"] == {"bound"}
+    assert kinds["the [MASK] sat [MASK]"] == ({"bound"} if paid else {"estimate"})
 
 
 @pytest.mark.parametrize(

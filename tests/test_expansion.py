@@ -36,7 +36,7 @@ def rows_of(*rows: list[int], room: int = 30, grows: bool = True, age: int = 0) 
     holes = [Hole(0, Blank(), True, False, False)]
     told, most = [{0: len(row)} for row in rows], [{0: room}] * len(rows) if grows else ()
     rules = Rules.build([holes] * len(rows), None, [{}] * len(rows), [[room]] * len(rows), told, grows=most)
-    return Hypotheses(canvas, number.double(), number < 0, number, torch.full_like(number, age)), rules
+    return Hypotheses(canvas, number.double(), number < 0, number < 0, number, torch.full_like(number, age)), rules
 
 
 def proposed(rows: Hypotheses, sure: list[float], ended: list[float]) -> tuple[Proposal, Sites]:

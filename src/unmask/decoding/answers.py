@@ -45,6 +45,7 @@ def fills_of(
         summed=opened.summed[number],
         several=search.rule.several or search.steps is not None or search.masks.remask is not None or grew,
         estimated=opened.estimated[number],
+        unpaid=any(one.unpaid for one in found[: search.n]),  # so that all of one list are of one kind
     )
     probs = candidate_probs(opened, number, found)
     split = not (search.rule.charges_place or opened.estimated[number])

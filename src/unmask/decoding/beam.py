@@ -13,6 +13,8 @@ from unmask.noise import scattered
 from unmask.objectives import Proposal, Sites
 from unmask.objectives.words import segment_logsumexp
 
+COLUMNS = ("score", "merged", "unpaid", "group", "age")  # what is kept of each row beside its canvas
+
 
 @dataclass(frozen=True)
 class Hypotheses:
@@ -21,8 +23,14 @@ class Hypotheses:
     canvas: Canvas
     score: Tensor  # [B] float64, log of the sum over the paths seen, nats
     merged: Tensor  # [B] bool, several paths were summed
+    unpaid: Tensor  # [B] bool, a place was chosen of several, and its price is not in the score
     group: Tensor  # [B] int64, who competes with whom: a request, or one sample of it
     age: Tensor  # [B] int64, edits since its start
+
+    @classmethod
+    def begun(cls, canvas: Canvas, score: Tensor, merged: Tensor, group: Tensor) -> Hypotheses:
+        """Rows in which nothing was written yet."""
+        return cls(canvas, score, merged, torch.zeros_like(merged), group, torch.zeros_like(group))
 
     def take(self, rows: Tensor) -> Hypotheses:
         """Rows by number, or by a mask."""
@@ -30,8 +38,11 @@ class Hypotheses:
             rows = rows.nonzero().squeeze(1)
         if torch.equal(rows, torch.arange(self.n_rows, device=rows.device)):  # as in most steps
             return self
-        columns = (self.score[rows], self.merged[rows], self.group[rows], self.age[rows])
-        return Hypotheses(self.canvas.take(rows), *columns)
+        return Hypotheses(self.canvas.take(rows), *(getattr(self, name)[rows] for name in COLUMNS))
+
+    def choosing(self, sites: Sites) -> Hypotheses:
+        """The same, marked where a place is now chosen of several `sites`, and not paid for."""
+        return replace(self, unpaid=self.unpaid | (torch.bincount(sites.row, minlength=self.n_rows) > 1))
 
     @property
     def n_rows(self) -> int:
@@ -53,7 +64,7 @@ def join(parts: Sequence[Hypotheses]) -> Hypotheses:
     """Several in one; elements get fresh keys, which would grow without end if they only added up."""
     if len(parts) == 1:
         return parts[0]
-    columns = (torch.cat([getattr(part, name) for part in parts]) for name in ("score", "merged", "group", "age"))
+    columns = (torch.cat([getattr(part, name) for part in parts]) for name in COLUMNS)
     canvas = concat([part.canvas for part in parts])
     key = torch.arange(canvas.n_elements, device=canvas.ids.device)
     return Hypotheses(replace(canvas, key=key, next_key=canvas.n_elements), *columns)
@@ -121,7 +132,8 @@ def merge(hypotheses: Hypotheses, recalls: bool = False) -> Hypotheses:
     kept = first.sort().values
     score = segment_logsumexp(hypotheses.score, same, n)[same[kept]]
     several = torch.bincount(same, minlength=n)[same[kept]] > 1
-    return replace(hypotheses.take(kept), score=score, merged=hypotheses.merged[kept] | several)
+    unpaid = torch.bincount(same[hypotheses.unpaid], minlength=n)[same[kept]] > 0
+    return replace(hypotheses.take(kept), score=score, merged=hypotheses.merged[kept] | several, unpaid=unpaid)
 
 
 def best_of_equals(hypotheses: Hypotheses, parent: Tensor) -> Hypotheses:

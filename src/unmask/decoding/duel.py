@@ -113,8 +113,8 @@ def _opened(model: Model, clean: Canvas, hidden: Tensor) -> tuple[Hypotheses, Te
     missing = clean.apply(Edits.emit(site, torch.ones_like(site), signs, Role.SIGN, hole=hole))
     holes = [Hole(i, Mask(), False, False, False) for i in range(int(n_hidden.max()) if clean.n_rows else 0)]
     canvas = model.objective.open(missing, holes)
-    zero = torch.zeros_like(number)
-    return _open(model, Hypotheses(canvas, zero.double(), zero < 0, number, zero)), clean.ids
+    rows = Hypotheses.begun(canvas, torch.zeros_like(number, dtype=torch.float64), number < 0, number)
+    return _open(model, rows), clean.ids
 
 
 def _open(model: Model, rows: Hypotheses) -> Hypotheses:

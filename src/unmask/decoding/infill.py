@@ -140,7 +140,7 @@ class _Loop:
         canvas = request.starts.take(rows)
         check(canvas, self.search.masks.block, self.reader.whole, self.search.steps)
         group = number * MOST_SAMPLES + samples
-        return self._without_closed(Hypotheses(canvas, score, merged, group, torch.zeros_like(rows)))
+        return self._without_closed(Hypotheses.begun(canvas, score, merged, group))
 
     def _drawn_starts(self, request: Request, samples: Tensor) -> Tensor:
         noise = Noise(self.search.seed, samples * 7919 + request.key).rows("start")
@@ -152,6 +152,8 @@ class _Loop:
         search, canvas = self.search, rows.canvas
         sites = self.model.objective.sites(canvas)
         blocks = Blocks.cut(canvas, sites, search.masks.block, self.reader.whole)
+        if not search.rule.charges_place:
+            rows = rows.choosing(sites if self.reader.whole is None else sites.take(blocks.open))
         which = blocks.open if self.expansion is None else self.expansion.read(rows, sites, blocks)
         noise = self._noise(rows) if search.sampling else None
         seen = self._propose(rows, sites.take(which), blocks, noise)
@@ -302,19 +304,19 @@ class _Loop:
         ends = canvas.offsets.tolist()
         ids, roles, holes = canvas.ids.tolist(), canvas.role.tolist(), canvas.hole.tolist()
         facts = zip(
-            (rows.group // MOST_SAMPLES).tolist(), rows.score.tolist(), rows.merged.tolist(),
+            (rows.group // MOST_SAMPLES).tolist(), rows.score.tolist(), rows.merged.tolist(), rows.unpaid.tolist(),
             canvas.request.tolist(), capped, strict=True,
         )  # fmt: skip
-        for row, (number, score, merged, start, full) in enumerate(facts):
+        for row, (number, score, merged, unpaid, start, full) in enumerate(facts):
             state = self.states[number]
             here = slice(ends[row], ends[row + 1])
             name = start, state.request.identity(ids[here], roles[here], holes[here])
             ended: Status = "capped" if full and status == "finished" else status
             known = state.done.get(name)
             if known is None or (self.search.sampling and score > known.score):
-                state.done[name] = Finished(canvas, row, score, merged, ended, status == "finished", start)
+                state.done[name] = Finished(canvas, row, score, merged, unpaid, ended, status == "finished", start)
             elif not self.search.sampling:
-                known.add(score)
+                known.add(score, unpaid)
 
     def _leave(self, grown: Hypotheses) -> Moment:
         """Requests that are done leave with all their rows; others go on, or draw again."""

@@ -73,18 +73,18 @@ def replay(
     width = torch.tensor(list(keep) if keep is not None else [MOST_STATES] * canvas.n_rows, device=canvas.ids.device)
     lost: set[int] = set()
     n = canvas.n_rows
-    zero = torch.zeros(n, dtype=torch.int64, device=canvas.ids.device)
-    rows = Hypotheses(canvas, zero.double(), zero < 0, torch.arange(n, device=zero.device), zero)
+    number = torch.arange(n, device=canvas.ids.device)
+    rows = Hypotheses.begun(canvas, torch.zeros(n, dtype=torch.float64, device=number.device), number < 0, number)
     states = [0] * n
     ends: dict[int, Hypotheses] = {}
     while True:
         open_rows = [i for i, group in enumerate(rows.group.tolist()) if states[i] != 2 ** len(told[group].tokens) - 1]
         closed = sorted(set(range(rows.n_rows)) - set(open_rows))
         for i in closed:
-            ends[int(rows.group[i])] = rows.take(torch.tensor([i], device=zero.device))
+            ends[int(rows.group[i])] = rows.take(torch.tensor([i], device=number.device))
         if not open_rows:
             break
-        rows, states = rows.take(torch.tensor(open_rows, device=zero.device)), [states[i] for i in open_rows]
+        rows, states = rows.take(torch.tensor(open_rows, device=number.device)), [states[i] for i in open_rows]
         grown: list[tuple[Hypotheses, list[int]]] = []
         for some in chunks(rows.canvas.lengths, CHUNK):
             grown.append(_advance(model, rows.take(some), [states[i] for i in some.tolist()], told))

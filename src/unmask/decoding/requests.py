@@ -34,15 +34,16 @@ class Finished:
     row: int  # which of them it is
     score: float
     merged: bool
+    unpaid: bool  # a place was chosen of several, and its price is not in the score
     status: Status
     complete: bool  # nothing is open in it
     start: int  # the row of the rules it began from
 
-    def add(self, score: float) -> None:
+    def add(self, score: float, unpaid: bool) -> None:
         """Another path to the same answer."""
         high, low = max(self.score, score), min(self.score, score)
         self.score = high if low == -math.inf else high + math.log1p(math.exp(low - high))
-        self.merged = True
+        self.merged, self.unpaid = True, self.unpaid or unpaid
 
     @cached_property
     def canvas(self) -> Canvas:
