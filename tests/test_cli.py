@@ -114,7 +114,9 @@ def test_one_bad_text_does_not_stop_the_others(
     file = tmp_path / "texts.txt"
     file.write_bytes("The ___ sat.\r\nno hole\n\xff\n".encode("latin-1") + b"A ___ ran.")
     assert main(["fill", "--file", str(file), "--json"]) == 1
-    good, bad, broken, last = objects(capsys.readouterr().out)
+    out = capsys.readouterr().out
+    good, bad, broken, last = objects(out)
+    assert bad["error"].startswith("line 2: the text has no hole · ")
     assert good["fills"][0]["text"] == "The cat sat."
     assert bad["input"] == "no hole"
     assert set(bad) == {"input", "error"}
@@ -128,7 +130,9 @@ def test_a_bad_text_without_json_is_a_line_on_standard_error(
     assert main(["fill", "no hole", "The ___ sat."]) == 1
     out, err = capsys.readouterr()
     assert "The cat sat." in out
-    assert err == "unmask: the text has no hole · there is nothing to fill · write ___ where words are missing\n"
+    assert (
+        err == "unmask: text 1: the text has no hole · there is nothing to fill · write ___ where words are missing\n"
+    )
 
 
 @pytest.mark.parametrize("arguments", [["-"], ["--file", "-"]])
@@ -138,6 +142,15 @@ def test_standard_input(
     feed(monkeypatch, b"The ___ sat.\nA ___.\n")
     assert main(["fill", *arguments, "--json"]) == 0
     assert [line["input"] for line in objects(capsys.readouterr().out)] == ["The ___ sat.", "A ___."]
+
+
+@pytest.mark.parametrize("more", [[], ["--whole"]])
+def test_the_mark_of_utf8_is_no_text(
+    model: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    feed(monkeypatch, "\ufeffThe ___ sat.".encode())
+    assert main(["fill", "-", *more, "--json"]) == 0
+    assert [line["input"] for line in objects(capsys.readouterr().out)] == ["The ___ sat."]
 
 
 def test_a_whole_file_is_one_text(model: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,6 +207,8 @@ WRONG = [
     (["fill", "a ___", "--foo"], "no such option"),
     (["fill", "a ___", "-n", "0"], "greater than or equal to 1"),
     (["fill", "a ___", "--file", "x"], "--file together"),
+    (["fill", "a ___", "--whole"], "--whole without --file"),
+    (["fill", "-", "a ___"], "- among other texts"),
     (["fill", "a ___", "--watch", "--json"], "--watch with --json"),
     (["score", "a", "--method", "guess"], "methods: exact, bound, jackknife"),
     (["score", "a", "--seed", "-1"], "seed is -1"),

@@ -244,6 +244,13 @@ def test_what_a_model_cannot_fill_names_one_that_can() -> None:
         toy("blank_lm").fill("the [...] sat", marks="leiden")
 
 
+def test_a_lost_stretch_is_filled_as_a_blank() -> None:
+    lm = toy("blank_lm")
+    lost, blank = lm.fill("the [---] sat", n=3, marks="leiden"), lm.fill("the ___ sat", n=3)
+    assert lost == blank and "[" not in lost[0].text
+    assert [step.text for step in lm.watch("the [---] sat", marks="leiden", beam=1)][0] == "the ___ sat"
+
+
 def test_a_text_longer_than_the_context_is_refused() -> None:
     with pytest.raises(ValueError, match="reads 128 at a time"):
         toy("blank_lm").fill("the cat " * 80 + "___")

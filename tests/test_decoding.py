@@ -385,6 +385,7 @@ def test_what_is_called_a_bound_is_never_above_the_exact(family: str, policy: st
         ({"policy": "best"}, "policy"), ({"n": 0}, "n is 0"), ({"beam": 0}, "beam"), ({"temperature": -1.0}, "temper"),
         ({"top_p": 0.0}, "top_p"), ({"timeout": 0.0}, "timeout"), ({"beam": 4, "temperature": 1.0}, "beam of 4"),
         ({"temperature": float("nan")}, "temper"), ({"n": 3, "policy": "parallel"}, "parallel"),
+        ({"n": 1.5}, "n is 1.5"), ({"n": True}, "n is True"), ({"beam": 2.5}, "beam is 2.5"),
         ({"max_words": 0}, "max_words"), ({"top_k": 0, "temperature": 1.0}, "top_k"), ({"steps": 0}, "steps"),
     ],
 )  # fmt: skip

@@ -348,3 +348,14 @@ def test_nothing_learns_while_it_fills() -> None:
     lm.fill("the ___{1} sat", temperature=1.0)
     lm.score("the cat")
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("odd", [None, 5, b"the ___", {"text": 1}])
+def test_what_is_no_text_is_said(odd: object) -> None:
+    lm = toy("blank_lm")
+    for ask in (lm.fill, lm.score, lm.generate, lambda text: next(lm.watch(text))):
+        with pytest.raises(ValueError, match="is no text · "):
+            ask(odd)
+    for listed in (lm.fill, lm.score):
+        with pytest.raises(ValueError, match="is no text · "):
+            listed(["the cat ___", odd])

@@ -147,7 +147,8 @@ def place(pieces: Sequence[str | Sign], *, opens_spaced: bool = True) -> tuple[H
         spaced = before.endswith(" ") if isinstance(before, str) else opens_spaced and i == 0
         joins_left = isinstance(before, str) and ends_in_word(before)
         joins_right = isinstance(after, str) and in_word(after[0])
-        holes.append(Hole(len(holes), piece, spaced, joins_left, joins_right))
+        sign = Blank() if piece == Lost(None) else piece  # nobody knows how much is lost
+        holes.append(Hole(len(holes), sign, spaced, joins_left, joins_right))
     return tuple(holes)
 
 

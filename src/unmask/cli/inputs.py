@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +22,7 @@ class Input:
     """One text, or why it is none."""
 
     text: str
+    where: str | None = None  # among several: its line, or its number
     error: str | None = None
 
 
@@ -32,12 +34,19 @@ def read(texts: Sequence[str] | None, file: str | None, whole: bool) -> Iterator
     """
     if texts and file is not None:
         raise used_wrongly("texts and --file together · one place at a time · leave one of them out")
+    if whole and file is None and texts != ["-"]:
+        raise used_wrongly(
+            "--whole without --file · a text in quotes is whole already · leave it out, or name the file"
+        )
     if texts == ["-"]:
         texts, file = None, "-"
+    elif texts and "-" in texts:
+        raise used_wrongly("- among other texts · it stands for standard input, alone · leave it out, or the others")
     if not texts and file is None:
         raise used_wrongly("no text · there is nothing to read · give one in quotes, or --file FILE, or -")
     if file is None:
-        return (_checked(text) for text in texts or ())
+        several = texts is not None and len(texts) > 1
+        return (_checked(text, f"text {i}" if several else None) for i, text in enumerate(texts or (), 1))
     if file != "-" and not Path(file).is_file():
         raise ValueError(f"{file} is no file · it cannot be read · look at the path")
     return _whole(file) if whole else _lines(file)
@@ -56,7 +65,7 @@ def each(
         for item, answer in zip(chunk, _answers(chunk, work), strict=True):
             if isinstance(answer, Failure):
                 failed += 1
-                complain(item.text, answer.why)
+                complain(item.text, f"{item.where}: {answer.why}" if item.where else answer.why)
             else:
                 show(item.text, answer)
     return failed
@@ -98,18 +107,19 @@ def _alone(text: str, work: Callable[[list[str]], Sequence[Answer]]) -> Answer |
         return Failure(reason(error))
 
 
-def _checked(text: str) -> Input:
+def _checked(text: str, where: str | None) -> Input:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return Input(text.encode(errors="surrogateescape").decode(errors="replace"), _not_utf8("the text"))
-    return Input(text)
+        return Input(text.encode(errors="surrogateescape").decode(errors="replace"), where, _not_utf8("the text"))
+    return Input(text, where)
 
 
 def _lines(file: str) -> Iterator[Input]:
     stream = sys.stdin.buffer if file == "-" else open(file, "rb")  # noqa: SIM115  (closed below)
     try:
         for number, line in enumerate(stream, 1):
+            line = line.removeprefix(BOM_UTF8) if number == 1 else line
             yield _decoded(line.removesuffix(b"\n").removesuffix(b"\r"), f"line {number}")
     finally:
         if file != "-":
@@ -117,14 +127,15 @@ def _lines(file: str) -> Iterator[Input]:
 
 
 def _whole(file: str) -> Iterator[Input]:
-    yield _decoded(sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes(), "the file")
+    raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    yield _decoded(raw.removeprefix(BOM_UTF8), None)
 
 
-def _decoded(raw: bytes, what: str) -> Input:
+def _decoded(raw: bytes, where: str | None) -> Input:
     try:
-        return Input(raw.decode())
+        return Input(raw.decode(), where)
     except UnicodeDecodeError:
-        return Input(raw.decode(errors="replace"), _not_utf8(what))
+        return Input(raw.decode(errors="replace"), error=_not_utf8(where or "the file"))
 
 
 def _not_utf8(what: str) -> str:

@@ -66,7 +66,7 @@ Suffix = Annotated[
     int | None, typer.Option("--suffix", min=0, help="Masks behind the block that are read.", rich_help_panel=PANEL)
 ]
 BlankSign = Annotated[str | None, typer.Option("--blank", metavar="SIGN", help="Another sign for ___.")]
-Marks = Annotated[str | None, typer.Option("--marks", help="leiden: epigraphers' [...] and [---] too.")]
+Marks = Annotated[str | None, typer.Option("--marks", help="leiden: an epigraphers' [---] is a blank too.")]
 Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="RUN", help="The folder the run is kept in; else runs/ and the recipe's name."),

@@ -118,6 +118,8 @@ def check(
     kind, _ = level_of(policy)
     least = {"n": (n, 1), "beam": (beam, 1), "steps": (steps, 1), "top_k": (top_k, 1), "temperature": (temperature, 0)}
     for name, (value, bound) in least.items():
+        if name != "temperature" and value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+            raise ValueError(f"{name} is {value!r} · it is a whole number, {bound} or more · change it")
         if value is not None and not bound <= value < float("inf"):
             raise ValueError(f"{name} is {value} · it cannot be less than {bound} or endless · change it")
     if top_p is not None and not 0 < top_p <= 1:

@@ -31,7 +31,10 @@ class Masks:
 
     def __post_init__(self) -> None:
         if isinstance(self.length, str) and self.length not in LENGTHS:
-            raise ValueError(f"no length {self.length!r} · it is a number of tokens, {' or '.join(LENGTHS)}")
+            raise ValueError(
+                f"no length {self.length!r} · a canvas has so many tokens, or finds its length · write a number,"
+                f" {' or '.join(LENGTHS)}"
+            )
         _choice("ending", self.ending, ENDINGS)
         _choice("cache", self.cache, CACHES)
         least = {"length": 1, "block": 1, "refresh": 1, "suffix": 0}

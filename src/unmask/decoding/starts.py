@@ -96,7 +96,7 @@ def _check(model: Model, hole: Hole) -> None:
         return
     if kind == "lost":
         raise ValueError(
-            f"hole {hole.index} counts lost letters · no model here fills by letters · write ___ or ___{{1,3}} instead"
+            f"hole {hole.index} counts lost letters · no model here fills by letters · write [---], ___ or ___{{1,3}}"
         )
     able = [name for name, family in OBJECTIVES.items() if kind in family.holes]
     raise ValueError(
