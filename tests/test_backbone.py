@@ -221,3 +221,31 @@ def test_what_is_no_number_is_said(bad: float) -> None:
     with pytest.raises(ValueError, match=r"no numbers, in torch.float64 · its weights are damaged"):
         made(view)
     assert not made.train()(view).isfinite().all()  # a training looks at its loss
+
+
+def test_norm_and_activation_are_those_that_are_named() -> None:
+    made = backbone(norm="layer", norm_eps=1e-2, activation="gelu", gated=False)
+    x = torch.randn(5, 32, generator=torch.Generator().manual_seed(1)).double() * 0.1  # so small that eps is felt
+    torch.testing.assert_close(made.norm(x), torch.nn.functional.layer_norm(x, (32,), eps=1e-2))
+    mlp = made.layers[0].mlp
+    inner = mlp.up(x)
+    exact = inner * (1 + torch.erf(inner / 2**0.5)) / 2
+    torch.testing.assert_close(mlp(x), mlp.down(exact))
+
+
+def test_the_first_of_so_many_layers_sees_all_and_the_others_have_their_own_rotation() -> None:
+    """As in ModernBERT (Warner et al. 2024, section 2.1): every third layer is global, from the first on."""
+    made = backbone(n_layers=7, global_every=3, window=3, rope_base=1000.0, local_rope_base=10.0)
+    assert [made.config.is_global(number) for number in range(7)] == [True, False, False, True, False, False, True]
+    view = packed([40])
+    turns = made._turns(view.position, torch.float64)
+    for is_global, base in ((True, 1000.0), (False, 10.0)):
+        found, expected = turns[is_global], rotary(view.position, 8, base, torch.float64)
+        assert found is not None
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs)
+    other = view.ids.clone()
+    other[39] = (other[39] + 1) % 20
+    with torch.no_grad():
+        before, after = made.double()(view), made(replace(view, ids=other))
+    assert not torch.equal(before[0], after[0])  # the global layers bring it there

@@ -1,5 +1,6 @@
 """Laws of every family: corrupting, writing back, comparing."""
 
+import itertools
 import math
 
 import pytest
@@ -12,7 +13,7 @@ from unmask.canvas import Canvas, Role
 from unmask.masking import LAWS, Mixture
 from unmask.masking.hidden import Hidden
 from unmask.noise import Noise
-from unmask.objectives import OBJECTIVES, Shape
+from unmask.objectives import OBJECTIVES, Likelihood, Shape
 from unmask.objectives.words import choose
 
 STARTS = torch.zeros(N_WORDS + 6, dtype=torch.int64)
@@ -238,25 +239,55 @@ def test_bounds_are_never_above_the_truth_and_close_in() -> None:
 
 
 def test_the_training_loss_is_the_bound() -> None:
-    model, clean = tiny_model("blank_lm"), clean_canvas([[1, 2, 3, 4]])
+    """Over all subsets its mean is that over all orders: -(log n! + mean of log p(text, order)), Shen et al. eq. 5."""
+    model, n = tiny_model("blank_lm"), 4
+    clean = clean_canvas([[1, 2, 2, 4]])
+    text = (clean.role == Role.TEXT).nonzero().squeeze(1)
+    said, mean = {}, 0.0  # log p of each hidden token as the next, by what is hidden; mean of the losses
+    for bits in range(1, 2**n):
+        missing = [i for i in range(n) if bits >> i & 1]
+        mask = torch.zeros_like(clean.fixed).index_fill(0, text[missing], True)
+        one = torch.ones(1, dtype=torch.float64)
+        hidden = Hidden(mask, one * n / len(missing), one * n, one > 0)
+        canvas, targets = model.objective.corrupt(clean, hidden, noise_for(clean))
+        with torch.no_grad():
+            found = model.predict(canvas)
+            run, word = targets.run, targets.word
+            split = found.splits(run, word).gather(1, targets.split[:, None]).squeeze(1)
+            said[bits] = dict(
+                zip(missing, (found.places[run] + found.words()[run, word] + split).tolist(), strict=True)
+            )
+            loss = model.objective.loss(found, canvas, targets)
+        assert loss.count.item() == n
+        assert sum(part.item() for part in loss.parts.values()) - math.lgamma(n + 1) == pytest.approx(loss.total.item())
+        mean += loss.total.item() / n / math.comb(n, len(missing))
+    paths = []
+    for order in itertools.permutations(range(n)):
+        rest = [sum(1 << i for i in order[k:]) for k in range(n)]
+        paths.append(sum(said[bits][i] for bits, i in zip(rest, order, strict=True)))
+    assert mean == pytest.approx(-math.lgamma(n + 1) - sum(paths) / len(paths), abs=1e-9)
     exact = model.objective.likelihood(model.predict, clean, clean.role == Role.TEXT, "exact", 1, noise_for(clean))
-    losses = []
-    for draw in range(800):
-        noise = Noise(0, torch.tensor([draw]))
-        canvas, targets = model.objective.corrupt(clean, LAWS["exact_count"](clean, noise), noise)
-        losses.append(model.objective.loss(model.predict(canvas), canvas, targets).total.item())
-    values = torch.tensor(losses).double()
-    jensen = torch.stack(
-        [
-            model.objective.likelihood(
-                model.predict, clean, clean.role == Role.TEXT, "bound", 2, Noise(s, torch.tensor([0]))
-            ).log_prob
-            for s in range(50)
-        ]
-    )
-    error = values.std() / 800**0.5
-    assert values.mean() >= -exact.log_prob[0] - 3 * error
-    assert values.mean() + 3 * error >= -jensen.mean()
+    assert exact.log_prob.item() == pytest.approx(torch.tensor(paths).double().logsumexp(0).item(), abs=1e-5)
+
+
+def test_estimates_by_orders_are_what_they_say() -> None:
+    model, clean = tiny_model("blank_lm"), clean_canvas([[1, 2, 3, 4, 5, 6]])
+    mask = clean.role == Role.TEXT
+
+    def like(method: str, m: int, seed: int = 0) -> Likelihood:
+        with torch.no_grad():
+            return model.objective.likelihood(model.predict, clean, mask, method, m, noise_for(clean, seed))
+
+    # With two pairs each leaves the other alone, so that both can be had from the two bounds and the jackknife.
+    four, two = like("bound", 4), like("bound", 2)
+    first = two.log_prob.item()
+    second = math.log(2 * math.exp(four.log_prob.item() - first) - 1) + first
+    assert like("jackknife", 4).log_prob.item() == pytest.approx(2 * four.log_prob.item() - (first + second) / 2)
+    weights = torch.tensor([first, second]).double().softmax(0) * 2
+    assert four.std_error.item() == pytest.approx(weights.std().item() / 2**0.5, rel=1e-5)
+    drawn = torch.tensor([like("bound", 2, seed).log_prob.item() for seed in range(60)]).double()
+    said = torch.tensor([like("bound", 2, seed).std_error.item() for seed in range(60)]).double()
+    assert 0.3 < said.mean() / drawn.std() < 3
 
 
 def test_analytic_optimum_of_the_blank_lm() -> None:
@@ -369,18 +400,19 @@ def test_best_pairs_of_word_and_split_are_those_of_the_whole_table() -> None:
     torch.testing.assert_close(table.flatten(1).gather(1, proposal.word * 4 + split), proposal.log_prob)
 
 
-def test_sampled_pairs_come_as_often_as_they_should() -> None:
+@pytest.mark.parametrize("heat", [1.0, 0.5])
+def test_sampled_pairs_come_as_often_as_they_should(heat: float) -> None:
     model, draws = tiny_model("blank_lm", n_words=3), 4000
     clean = clean_canvas([[1]] * draws, n_words=3)
     noise = Noise(1, torch.arange(draws))
     canvas, _ = model.objective.corrupt(clean, exactly(clean, clean.role == Role.TEXT), noise)
     with torch.no_grad():
         prediction = model.predict(canvas)
-        proposal = model.objective.propose(prediction, canvas, 1, open_shape(draws, 3, temperature=1.0), noise)
+        proposal = model.objective.propose(prediction, canvas, 1, open_shape(draws, 3, temperature=heat), noise)
         words, splits = prediction.words()[0, :3], prediction.table(torch.arange(3).expand(draws, -1))[0]
     drawn = proposal.word[:, 0] * 4 + 2 * proposal.left[:, 0].long() + proposal.right[:, 0].long()
     seen = torch.bincount(drawn, minlength=12) / draws
-    expected = (words[:, None] + splits).exp().flatten()
+    expected = ((words / heat).softmax(0)[:, None] * (splits / heat).softmax(-1)).flatten()
     error = (expected * (1 - expected) / draws).sqrt()
     assert ((seen - expected).abs() < 4 * error + 1e-3).all()
 
