@@ -177,6 +177,12 @@ def test_peft_leaves_the_global_generator_alone():
     assert all(torch.equal(a, b) for a, b in zip(lora.trained(one).values(), lora.trained(other).values(), strict=True))
 
 
+def test_what_an_adapter_begins_with_is_drawn_by_its_seed():
+    drawn = [lora.trained(adapted("left_to_right", seed, moved=False)[0]) for seed in (0, 1)]
+    alike = {name for name, tensor in drawn[0].items() if torch.equal(tensor, drawn[1][name])}
+    assert alike == {name for name in drawn[0] if name.endswith(".b")}  # which is zero
+
+
 def test_targets_say_which_matrices():
     model = tiny_model("blank_lm")
     chosen = config(model, targets=("qkv", "down"))

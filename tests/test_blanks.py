@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from unmask.evaluation import TASKS, blanks, cloze, filling
+from unmask.evaluation.asking import Asked
 from unmask.evaluation.neighbours import Neighbours, backed_off, common_words
 from unmask.evaluation.prompts import prompts
 from unmask.evaluation.report import proportion, ratio
+from unmask.holes import Blank, merge, parse
 
 TEXT = "The cat sat on the mat. The cat sat on the log. The dog sat on the mat. A cat ran to the old mat."
 
@@ -125,6 +127,50 @@ def test_errors() -> None:
     assert ratio([1.0, 3.0], [1, 1]) == (2.0, pytest.approx(1.0))
 
 
+class Scribe:
+    """A model that keeps what it is asked, as pieces, and says the same of every text."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers = answers
+        self.asked: list[tuple[Any, ...]] = []
+        self.model = SimpleNamespace(objective=SimpleNamespace(paths="one"))
+
+    def fill(self, texts: list[Any], n: int = 1, **how: Any) -> list[list[Any]]:
+        self.asked += [merge(parse(text) if isinstance(text, str) else text) for text in texts]
+        said = [SimpleNamespace(holes=(SimpleNamespace(text=answer, prob=0.5),)) for answer in self.answers[:n]]
+        return [said for _ in texts]
+
+    def score(self, texts: list[str], **how: Any) -> list[Any]:
+        return [SimpleNamespace(log_prob=-1.0, words=1, kind="exact") for _ in texts]
+
+    @property
+    def signs(self) -> list[Any]:
+        """What may stand in the hole of each text."""
+        return [piece for pieces in self.asked for piece in pieces if not isinstance(piece, str)]
+
+    @property
+    def texts(self) -> set[str]:
+        """The texts, each hole a plain blank."""
+        return {"".join(piece if isinstance(piece, str) else "___" for piece in pieces) for pieces in self.asked}
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_blank_says_how_many_words_where_they_are_told(asked: bool) -> None:
+    items = [cloze.Cloze("the ", " sat", "big old cat"), cloze.Cloze("", " ran", "dogs")]
+    for told, signs in ((True, [Blank((1, 1)), Blank((3, 3))]), (False, [Blank()] * 2)):
+        scribe: Any = Scribe("x")
+        assert filling.filled(Asked(scribe, "{text} so") if asked else scribe, items, told, 1, 0, lambda *_: None)
+        assert sorted(scribe.signs, key=lambda sign: sign.words) == signs
+
+
+def test_answers_in_words_are_told_apart_without_what_closes_them() -> None:
+    scribe: Any = Scribe("mat.", "mat", '"old man!"', "log", "dog", "cat")
+    (found,) = filling.filled(
+        Asked(scribe, "{text} so"), [cloze.Cloze("the ", "", "mat")], False, 2, 0, lambda *_: None
+    )
+    assert found == ["mat", "old man"]
+
+
 class Oracle:
     """A model that knows half of the answers."""
 
@@ -174,8 +220,19 @@ def test_the_whole_task(file: Path) -> None:
     choice = rows["1 word", "model, of 10"]
     assert choice["ECE"] == pytest.approx(abs(0.75 - choice["top-1"]))
     assert rows["whole sentences", "model, bound"]["nats a word"] == 5.0
-    assert rows["whole sentences", "model, estimate"]["n"] == 1  # kinds are not mixed
+    counts = [rows["whole sentences", f"model, {kind}"]["n"] for kind in ("bound", "estimate")]
+    assert counts == [3, 1]  # kinds are not mixed
     assert {"counting words", "filling", "scoring"} <= set(told)
+
+
+def test_the_seed_chooses_the_blanks(file: Path) -> None:
+    sentences = cloze.sentences([file])
+    for seed in (1, 2):
+        model: Any = Scribe("cat")
+        TASKS["blanks"].run(model, [file], [], 100, seed, lambda *_: None)
+        wanted, others = ([kind(sentences, s) for kind in (cloze.one_word, cloze.phrases)] for s in (seed, 0))
+        assert model.texts == {item.free for items in wanted for item in items}
+        assert all(mine != theirs for mine, theirs in zip(wanted, others, strict=True))
 
 
 def test_without_a_text_to_count_there_is_no_table(file: Path) -> None:

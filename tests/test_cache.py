@@ -164,6 +164,27 @@ def test_many_texts_leave_little_behind_and_a_batch_that_is_cut_says_the_same(
         assert [fill.log_prob for fill in ours] == pytest.approx([fill.log_prob for fill in theirs], abs=1e-6)
 
 
+def test_candidates_share_what_they_begin_with_and_nothing_else_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = toy("left_to_right")
+    texts = [f"the {name} sat on the mat ___{{cat|dog|old man}} and ran" for name in ("man", "dog", "cat")]
+    computed, held, names = [], [], []
+    plan = Cache.plan
+
+    def watched(self: Cache, view: View) -> Plan:
+        made = plan(self, view)
+        computed.append(made.new.numel())
+        held.append(self.n_held)
+        names.append(beginnings(view))
+        return made
+
+    monkeypatch.setattr(Cache, "plan", watched)
+    monkeypatch.setattr(candidates, "CHUNK", 1)  # each row alone
+    lm.fill(texts, n=3)
+    assert len(computed) == 9
+    assert held == [some.numel() for some in names]
+    assert sum(computed) == torch.cat(names).unique().numel()
+
+
 def test_named_elements_lie_in_one_piece_and_are_found_wherever_they_lie() -> None:
     """A row that has gone makes room in the middle; what comes next lies in two pieces, and reads the same."""
     model, cache, generator = backbone("grouped"), Cache(), torch.Generator().manual_seed(0)

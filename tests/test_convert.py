@@ -115,6 +115,23 @@ def test_what_is_not_known_is_named(settings, named, tmp_path):
     assert named in fault(folder)
 
 
+def test_what_a_config_does_not_say_is_as_transformers_has_it():
+    from transformers import LlamaConfig
+
+    needed = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    needed |= {"num_key_value_heads": 4, "intermediate_size": 48}
+    theirs = json.loads(LlamaConfig(**needed).to_json_string())
+    assert LLAMA.shape(needed, "here") == LLAMA.shape(theirs, "there")
+
+
+def test_the_end_of_a_text_is_known_by_its_name_before_the_settings(tmp_path):
+    folder = changed(written(tmp_path / "in"), eos_token_id=7)
+    assert read_config(folder).options == {"plain": True, "begin": 0, "stop": 0}
+    content = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(content.replace("<|endoftext|>", "<|nobody knows|>"))
+    assert read_config(folder).options == {"plain": True, "begin": 7, "stop": 7}
+
+
 def test_what_changes_nothing_may_stand_there(tmp_path):
     idle = {"use_cache": False, "torch_dtype": "float16", "is_llama_config": True, "rope_interleaved": False}
     idle |= {"rope_scaling": None, "transformers.js_config": {"dtype": "q4"}, "pretraining_tp": 1}

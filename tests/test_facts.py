@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from test_blanks import Scribe
 from test_left_to_right import plain
 from toys import toy
 from unmask.cli import main
 from unmask.evaluation import TASKS, facts, multiple_choice
 from unmask.evaluation.asking import Asked
 from unmask.evaluation.cloze import Cloze
+from unmask.holes import Blank
 
 RELATIONS = {
     "P1": {
@@ -70,6 +72,26 @@ def test_the_right_hit_is_counted(file: Path) -> None:
     assert (rows[0]["top-1"], rows[0]["top-10"]) == (0.5, 1.0)
 
 
+def test_some_facts_of_all_relations_are_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "facts.json"
+    turned = {
+        "facts": [{"sub_label": "the man", "obj_label": "log"}],
+        "patterns": [{"pattern": "The [Y] is where [X] sat ."}],
+    }
+    path.write_text(json.dumps(RELATIONS | {"P3": turned}))
+    found = facts.facts(path, 0)
+    sentences = [item.sentence for item, _ in found]
+    assert sentences == ["the cat sat on the mat.", "the dog sat on the old man.", "The log is where the man sat."]
+    assert found[2][1] == ["log"]
+    drawn = []
+    for seed in range(9):
+        model: Any = Scribe("mat")
+        rows = TASKS["facts"].run(model, [path], [], 1, seed, lambda *_: None).rows
+        assert [row["n"] for row in rows] == [1, 1, 1]
+        drawn += model.texts
+    assert len(drawn) == 9 and set(drawn) == {item.free for item, _ in found}
+
+
 def test_candidates_are_alike_and_fixed_by_the_seed() -> None:
     item = Cloze("a ", " c", "two words")
     others = [f"{i}" for i in range(20)] + [f"{i} {i}" for i in range(5)]
@@ -78,6 +100,13 @@ def test_candidates_are_alike_and_fixed_by_the_seed() -> None:
     assert item.gold in some
     assert sum(" " in one for one in some) == 6  # its own, and all others of two words
     assert some == multiple_choice.candidates(item, others, 0) != multiple_choice.candidates(item, others, 1)
+
+
+def test_which_candidates_and_where_the_right_one_stands_is_drawn() -> None:
+    item, others = Cloze("a ", " c", "gold"), [f"w{i}" for i in range(30)]
+    drawn = [multiple_choice.candidates(item, others, seed) for seed in range(100)]
+    assert {some.index("gold") for some in drawn} == set(range(10))
+    assert {one for some in drawn for one in some} == {"gold", *others}
 
 
 def test_calibration_error() -> None:
@@ -92,6 +121,13 @@ def test_a_plain_model_is_asked_in_words() -> None:
     free, told = asked.fill(["the ___ sat", "the ___{2} sat"], n=2)
     assert all(fill.text.startswith("the cat saw the ___ sat and ") for fill in [*free, *told])
     assert all(len(fill.holes[0].text.split()) == 2 for fill in told)
+
+
+def test_an_answer_in_words_may_be_as_long_as_a_fill() -> None:
+    lm = plain()
+    (answers,) = Asked(lm, "{text} so").fill(["the ___ sat"], n=5)
+    wanted = lm.fill(["the ___ sat so ", Blank()], n=5)
+    assert [(fill.text, fill.log_prob) for fill in answers] == [(fill.text, fill.log_prob) for fill in wanted]
 
 
 def test_limits_and_candidates_of_a_text_are_those_of_the_answer() -> None:

@@ -16,6 +16,8 @@ from unmask.folder import read_config, read_model, read_tokenizer, stored_dtype
 from unmask.public import write_public
 from unmask.public.gguf import GGUF
 from unmask.public.gguf import _quantisation as quantisation
+from unmask.tokenizer import Tokenizer
+from unmask.tokenizer.gguf import BYTE, CONTROL, NORMAL, PRE, UNKNOWN, USER, WHOLE, vocabulary_of
 
 KINDS = ["F32", "F16", "BF16", "Q8_0", "Q4_1"]
 
@@ -54,12 +56,13 @@ def test_numbers_of_every_kind(kind, tmp_path):
     assert torch.equal(ours, wide.to(torch.bfloat16))
 
 
-def test_the_header_is_read_as_the_package_reads_it(tmp_path):
+@pytest.mark.parametrize("room", [1 << 20, 100])  # numbers at once: all of a tensor, or three rows of 32
+def test_the_file_is_read_as_the_package_reads_it(room, tmp_path, monkeypatch):
     import gguf
 
-    path = gguf_of(
-        tmp_path / "a.gguf", llama(intermediate_size=64), "Q8_0", **{"general.alignment": 64, "llama.some": -1.5}
-    )
+    monkeypatch.setattr("unmask.public.gguf.CHUNK", room)
+    facts = {"general.alignment": 4096, "llama.some": -1.5}
+    path = gguf_of(tmp_path / "a.gguf", llama(intermediate_size=64), "Q8_0", **facts)
     ours, theirs = GGUF(path), gguf.GGUFReader(path)
     fields = {name: field.contents() for name, field in theirs.fields.items() if not name.startswith("GGUF.")}
     assert ours.metadata == {k: pytest.approx(v) if isinstance(v, float) else v for k, v in fields.items()}
@@ -104,6 +107,16 @@ def test_a_vocabulary_is_made_anew(pre, make, tmp_path):
     assert ours.exact
 
 
+@pytest.mark.parametrize("pre", PRE)
+def test_a_word_of_the_vocabulary_that_no_pairs_make(pre, tmp_path):
+    content = json.loads((llama_bpe() if pre == "llama-bpe" else spoken(digits=pre == "smollm")).to_str())
+    content["model"]["merges"] = [pair for pair in content["model"]["merges"] if "".join(pair) != "Ġcat"]
+    made = tokenizers.Tokenizer.from_str(json.dumps(content))
+    ours = read_tokenizer(gguf_of(tmp_path / "a.gguf", llama(), made=made, **{"tokenizer.ggml.pre": pre}))
+    assert ours.encode("the cat") == made.encode("the cat").ids
+    assert (ours.encode("the cat")[-1] == made.token_to_id("Ġcat")) == (pre in WHOLE)
+
+
 def joined(text: str, vocabulary: dict[str, int], score: dict[str, float]) -> list[int]:
     """SentencePiece's BPE, plainly: join the best pair of neighbours until none is a token; what is none, as bytes."""
     parts = list(text.replace(" ", "▁"))
@@ -132,6 +145,41 @@ def test_a_vocabulary_of_scores_is_made_anew(opened, tmp_path):
     assert ours.special[:3].all() and ours.special[400:].all() and not ours.special[3:400].any()
     encode = tokenizers.Tokenizer.from_str(json.dumps(ours.definition)).encode
     assert encode("The cat").ids[0] == 1  # such vocabularies begin with a sign where nothing else is said
+
+
+def scored(*tokens: tuple[str, int]) -> Tokenizer:
+    """A vocabulary of scores, which are all the same."""
+    named = [("<unk>", UNKNOWN), ("<s>", CONTROL), ("</s>", CONTROL), *tokens]
+    facts = {"model": "llama", "scores": [0.0] * len(named)}
+    facts |= {"tokens": [token for token, _ in named], "token_type": [kind for _, kind in named]}
+    return Tokenizer(vocabulary_of({f"tokenizer.ggml.{key}": value for key, value in facts.items()}, "here"))
+
+
+def spelt(tokenizer: Tokenizer, text: str) -> list[str]:
+    """The tokens of a text, a space before it."""
+    names = {number: token for token, number in tokenizer.vocabulary.items()}
+    return [names[number] for number in tokenizer.encode(text)]
+
+
+def test_of_pairs_with_one_score_the_first_in_the_vocabulary_is_joined():
+    letters = "▁dbca"
+    pairs = [(a + b, NORMAL) for a in sorted(letters) for b in sorted(letters)]
+    made = scored(*((letter, NORMAL) for letter in letters), *pairs)
+    assert made.definition["model"]["merges"] == [[a, b] for a in letters for b in letters]
+    assert spelt(made, "abc") == ["▁a", "bc"]
+
+
+def test_what_cannot_be_written_in_a_row_is_unknown_once():
+    made = scored(("▁", NORMAL), ("a", NORMAL), ("<0xE4>", BYTE))
+    assert spelt(made, "a你好a") == ["▁", "a", "<unk>", "a"]
+
+
+def test_tokens_of_the_user_are_text_and_made_of_pairs_too():
+    made = scored(("▁", NORMAL), ("a", NORMAL), ("b", NORMAL), ("▁▁", USER), ("<think>", USER))
+    assert spelt(made, "a<think>b") == ["▁", "a", "<think>", "b"]
+    assert spelt(made, "a  b") == ["▁", "a", "▁▁", "b"]
+    assert not made.special[made.vocabulary["<think>"]] and made.special[made.vocabulary["</s>"]]
+    assert spelt(made, "</s>") == ["▁", "<unk>"]
 
 
 def test_what_stands_before_and_behind_a_text_comes_along(tmp_path):

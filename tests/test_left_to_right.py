@@ -86,6 +86,16 @@ def test_all_forms_of_telling_come_up_and_half_are_exact() -> None:
     assert sum(WORD in form and BLANK in form for form in forms) > 3
 
 
+@pytest.mark.parametrize("n", [8, 9, 30])
+def test_more_words_than_can_be_shown_are_not_told(n: int) -> None:
+    clean = clean_canvas([[2] * 40] * 20)
+    one = torch.ones(20, dtype=torch.float64)
+    missing = (clean.index > 3) & (clean.index <= 3 + n)
+    hidden = Hidden(missing, one, n * one, one < 0, starts=STARTS[clean.ids] > 0)
+    canvas, _ = told(1.0).objective.corrupt(clean, hidden, noise_for(clean))
+    assert all(shown(canvas, row, 0) == [BLANK] for row in range(20)) == (n > left_to_right.MOST_MAYBE)
+
+
 def test_a_share_of_rows_has_a_hole_where_nothing_is_missing() -> None:
     clean = clean_canvas([[2, 4, 5, 6, 8, 2, 4, 6]] * 1000)
     hidden = Mixture([LAW], STARTS, STARTS > 0)(clean, noise_for(clean))

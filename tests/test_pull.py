@@ -56,6 +56,7 @@ class Played:
     files: dict[str, bytes] = field(default_factory=dict)
     cuts: list[int] = field(default_factory=list)  # bytes sent before hanging up, answer by answer
     ranges: bool = True
+    from_start: bool = False  # what it gives in the place of the range that is asked for
     form: str = "html"  # of the index
     asked: list[tuple[str, str | None]] = field(default_factory=list)
     stated: str | None = None  # the wheel's sha256 in the index; None: the true one
@@ -80,9 +81,10 @@ class Played:
         else:
             request.send_error(404)
             return
-        start = int(re.sub(r"\D", "", asked)) if asked and self.ranges else 0
-        request.send_response(206 if start else 200)
-        if start:
+        part = bool(asked) and self.ranges
+        start = int(re.sub(r"\D", "", asked)) if part and not self.from_start else 0
+        request.send_response(206 if part else 200)
+        if part:
             request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         request.send_header("Content-Type", kind)
         request.send_header("Content-Length", str(len(content) - start))
@@ -196,6 +198,13 @@ def test_the_next_run_goes_on(tiny: Base, played: Played) -> None:
 def test_a_server_without_ranges_begins_anew(tiny: Base, played: Played) -> None:
     played.files, played.cuts, played.ranges = {HUB_PATH: BYTES}, [20_000], False
     pull("tiny")
+    assert tiny.path.read_bytes() == BYTES
+
+
+def test_another_range_than_was_asked_for_is_not_added(tiny: Base, played: Played) -> None:
+    played.files, played.cuts, played.from_start = {HUB_PATH: BYTES}, [20_000], True
+    assert pull("tiny").source.startswith("hub")
+    assert [asked for _, asked in played.asked] == [None, "bytes=20000-"]
     assert tiny.path.read_bytes() == BYTES
 
 

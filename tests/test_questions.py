@@ -106,6 +106,21 @@ def test_the_task_counts_the_right_answers(file: Path, tmp_path: Path, capsys: p
     assert main(["evaluate", "questions", "--text", str(file), "--ask", "{text}"]) == 2
 
 
+def test_some_questions_are_drawn(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def seen(model: object, tokenizer: object, asked: list[Any], **how: Any) -> list[list[Any]]:
+        drawn.extend(asked)
+        return rank(lm.model, lm.tokenizer, asked, **how)
+
+    monkeypatch.setattr("unmask.decoding.ranking.rank", seen)
+    lm = toy("left_to_right")
+    for seed in range(9):
+        (row,) = TASKS["questions"].run(lm, [file], [], 1, seed, lambda *_: None).rows
+        assert row["n"] == 1
+    assert set(drawn) == {question.pieces for question in questions.questions(file)}
+
+
 def test_a_long_answer_may_win_by_the_token() -> None:
     from unmask.decoding.score import Scored
 
