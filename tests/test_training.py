@@ -308,7 +308,22 @@ def test_a_budget_of_minutes():
     settled = budget.settled(step=10, seconds=6.0, per_step=0.5)
     assert settled.steps == 10 + 108
     assert settled.at(9) is None and settled.at(10) == 118  # before, the schedule did not know
-    assert Budget(limit=50, minutes=1.0).settled(10, 6.0, 0.5).steps == 50
+    both = Budget(limit=50, minutes=1.0)
+    assert (both.steps, both.at(0), both.settled(10, 6.0, 0.5).steps) == (50, 50, 50)  # what is known holds at once
+    later = Budget(limit=500, minutes=1.0).settled(10, 6.0, 0.5)
+    assert (later.at(9), later.at(10), later.timing) == (500, 118, False)
+
+
+@pytest.mark.parametrize("limit", ["steps=5", "tokens=1280", "epochs=0.05"])
+def test_minutes_overrun_no_other_budget(limit, text, tmp_path):
+    out, alone = (
+        train(text, [*TINY, "evaluate_tokens=40", *budget], tmp_path / str(len(budget)), progress=False)
+        for budget in ([limit, "minutes=1"], [limit])
+    )
+    assert 0 < len(log(out)) < 15 and "held_out" in log(out)[-1]
+    assert losses(out) == losses(alone)
+    assert [entry["learning_rate"] for entry in log(out)] == [entry["learning_rate"] for entry in log(alone)]
+    assert [path.name for path in (out / "checkpoints").iterdir()] == [f"step_{len(log(out))}"]
 
 
 def test_the_clock_leaves_the_first_steps_out(monkeypatch):
@@ -332,6 +347,11 @@ def test_epochs_and_tokens_are_counted(text, tmp_path):
 def test_a_changed_budget():
     wsd, cosine = ScheduleChoice(decay=0.2), ScheduleChoice(kind="cosine")
     assert extended(Budget(100), Budget(200), 80, wsd).steps == 200
+    long = extended(extended(Budget(100), Budget(200), 12, wsd), Budget(400), 14, wsd)
+    assert long.steps == 400 and [rate(step, 400, wsd, long.warmup) for step in (14, 21)] == [
+        rate(step, 100, wsd) for step in (14, 21)
+    ]  # 20 steps of warm-up, a fifth of the first budget
+    assert extended(Budget(minutes=1.0), Budget(200), 12, wsd).warmup == 60
     settled = Budget(minutes=1.0, bought=100, known_at=9)
     assert extended(settled, Budget(minutes=1.0), 90, cosine) is settled
     with pytest.raises(ValueError, match="with 100 steps the learning rate falls from step 80 on"):

@@ -19,17 +19,21 @@ class Budget:
     minutes: float | None = None
     bought: int | None = None  # steps that the minutes became
     known_at: int = 0  # the step from which on that was known; the schedule asks
+    warmup: int | None = None  # steps of it, where the run began with another budget; None: as the schedule says
+
+    @property
+    def timing(self) -> bool:
+        """Whether what the minutes buy is not known yet."""
+        return self.minutes is not None and self.bought is None
 
     @property
     def steps(self) -> int | None:
-        """All steps, where they are known."""
-        if self.minutes is None or self.bought is None:
-            return self.limit if self.minutes is None else None
-        return self.bought if self.limit is None else min(self.bought, self.limit)
+        """The least of the limits that are known; None before there is one."""
+        return min((n for n in (self.limit, self.bought) if n is not None), default=None)
 
     def at(self, step: int) -> int | None:
         """All steps, as far as they were known at `step`."""
-        return self.steps if step >= self.known_at else None
+        return self.steps if step >= self.known_at else self.limit
 
     def settled(self, step: int, seconds: float, per_step: float) -> Budget:
         """The budget now that a step is known to take `per_step` seconds; `seconds` are spent."""
@@ -37,13 +41,13 @@ class Budget:
         return replace(self, bought=step + int(left / per_step), known_at=step)
 
 
-def rate(step: int, steps: int | None, schedule: ScheduleChoice) -> float:
+def rate(step: int, steps: int | None, schedule: ScheduleChoice, warmup: int | None = None) -> float:
     """The share of the full learning rate at `step` (from 0) of `steps`; none: the end is not known yet.
 
-    Warm-up: linear, at most a fifth of the run. Cosine: Loshchilov and Hutter 2017, eq. 5, to 0. WSD: constant, then
+    Warm-up: linear, at most a fifth of the run, unless it is given. Cosine: Loshchilov and Hutter 2017, eq. 5, to 0. WSD: constant, then
     linear to 0 (Hu et al. 2024, section 4; Haegele et al. 2024).
     """
-    warmup = schedule.warmup if steps is None else min(schedule.warmup, steps // 5)
+    warmup = _warmup(steps, schedule) if warmup is None else warmup
     up = min(1.0, (step + 1) / (warmup + 1))
     if steps is None:
         return up
@@ -53,8 +57,12 @@ def rate(step: int, steps: int | None, schedule: ScheduleChoice) -> float:
     return up * min(1.0, (steps - step) / max(1.0, steps * schedule.decay))
 
 
+def _warmup(steps: int | None, schedule: ScheduleChoice) -> int:
+    return schedule.warmup if steps is None else min(schedule.warmup, steps // 5)
+
+
 def extended(old: Budget, new: Budget, step: int, schedule: ScheduleChoice) -> Budget:
-    """The budget of a run that goes on at `step` with another one than it had.
+    """The budget of a run that goes on at `step` with another one than it had; its warm-up stays as it was.
 
     Raises:
         ValueError: when steps already taken would have had another learning rate.
@@ -72,7 +80,7 @@ def extended(old: Budget, new: Budget, step: int, schedule: ScheduleChoice) -> B
                 f"the budget cannot change at step {step} · with {budget.steps} steps the learning rate falls from step"
                 f" {int(budget.steps * (1 - schedule.decay))} on · {mend}"
             )
-    return new
+    return replace(new, warmup=_warmup(old.at(step), schedule) if old.warmup is None else old.warmup)
 
 
 class Clock:

@@ -147,13 +147,13 @@ class Trainer:
         clock, begun, spent = Clock(), time.perf_counter(), self.state.seconds
         while budget.steps is None or self.state.step < budget.steps:
             before, before_cpu = time.perf_counter(), time.process_time()
-            share = rate(self.state.step, budget.at(self.state.step), self.recipe.schedule)
+            share = rate(self.state.step, budget.at(self.state.step), self.recipe.schedule, budget.warmup)
             totals = self.learn(share, stop.asked)
             now, cpu = time.perf_counter(), time.process_time() - before_cpu
             self.state.step += 1
             self.state.tokens += totals.tokens
             self.state.seconds = spent + now - begun
-            if budget.steps is None and (per_step := self.agreed(clock.tick(budget.minutes or 0.0))) is not None:
+            if budget.timing and (per_step := self.agreed(clock.tick(budget.minutes or 0.0))) is not None:
                 budget = budget.settled(self.state.step, self.state.seconds, per_step)
                 settle(budget)
             last = self.state.step == budget.steps
