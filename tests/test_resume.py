@@ -80,6 +80,16 @@ def test_half_a_checkpoint_is_never_read(whole, text, tmp_path, monkeypatch):  #
     assert same(train(text, SETTINGS, tmp_path / "run", resume=True, progress=False), whole)
 
 
+def test_a_checkpoint_that_cannot_be_read_costs_no_good_one(whole, text, tmp_path, monkeypatch):  # noqa: F811
+    cut_off(text, tmp_path / "run", monkeypatch, at=12)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    shutil.move(checkpoints / "step_10", checkpoints / "step_90")
+    (checkpoints / "step_90" / "model.safetensors").write_bytes(b"half")
+    out = train(text, [*SETTINGS, "keep=1"], tmp_path / "run", resume=True, progress=False)
+    assert sorted(path.name for path in checkpoints.iterdir()) == [f"step_{STEPS}", "step_90"]
+    assert same(out, whole)
+
+
 def test_nothing_whole_is_said_so(text, tmp_path, monkeypatch):  # noqa: F811
     cut_off(text, tmp_path / "run", monkeypatch, at=7)
     (tmp_path / "run" / "checkpoints" / "step_5" / "optimiser.safetensors").unlink()

@@ -44,6 +44,7 @@ class RunFolder:
     def __init__(self, path: str | Path, keep: int = 2) -> None:
         """Name the folder; nothing is written yet."""
         self.path, self.keep = Path(path), keep
+        self.unread: set[Path] = set()  # checkpoints that `latest` could not read; later than the one it took
         self.adapter: AdapterConfig | None = None  # where one is trained, it alone is kept
 
     @property
@@ -121,7 +122,7 @@ class RunFolder:
         optimiser: dict[str, Tensor],
         average: dict[str, Tensor] | None,
     ) -> Path:
-        """Write a checkpoint beside and rename it; older ones than the last `keep` go.
+        """Write a checkpoint beside and rename it; older ones than the last `keep` that are good go.
 
         Raises:
             ValueError: when the disk is full; checkpoints written before stay.
@@ -146,7 +147,9 @@ class RunFolder:
                 _sync(final.parent)
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
-        for old in self.checkpoints()[: -self.keep]:
+        self.unread.discard(final)
+        good = [path for path in self.checkpoints() if path not in self.unread]
+        for old in good[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
         return final
 
@@ -170,6 +173,7 @@ class RunFolder:
                 load_trained(path, model, self.adapter)
             except (ValueError, KeyError, OSError) as broken:
                 fault = fault or broken
+                self.unread.add(path)
                 continue
             return State(**given), optimiser, average
         if fault is not None:
