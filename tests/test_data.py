@@ -534,6 +534,21 @@ def test_lengths_within_a_batch_are_alike(tmp_path):
     assert means != sorted(means)
 
 
+@pytest.mark.parametrize("words", [(2, 3, 9, 4, 1, 6), (20, 1)])
+def test_a_window_of_one_batch_is_filled_with_rows_of_all_lengths(tmp_path, words):
+    (tmp_path / "a.txt").write_text("\n".join(numbered(600, words=words)))
+    source = Source(path=str(tmp_path / "a.txt"), unit="line")
+    config = DataConfig(sources=[source], max_tokens=24, window=1, lengths={"single": 1})
+    batches = Batches.open(config, Words(), batch_tokens=256)
+    drawn = epoch_of(batches)
+    sizes = [batch.canvas.n_elements for batch in drawn]
+    assert max(sizes) <= 256 and np.mean(sizes[:-1]) > 0.93 * 256
+    assert len(drawn) == batches.n_steps()
+    lengths = torch.cat([batch.canvas.lengths for batch in drawn]).double()
+    inside = np.mean([batch.canvas.lengths.double().std(correction=0) for batch in drawn[:-1]])
+    assert len(lengths) == 600 and inside > 0.85 * lengths.std(correction=0)
+
+
 def test_row_ids_never_repeat(tmp_path):
     batches = make(tmp_path)
     ids = torch.cat([b.row_ids for b in epoch_of(batches, 0) + epoch_of(batches, 1)])

@@ -2,7 +2,8 @@
 
 An epoch is planned, its rows shuffled and laid out in windows of some dozens of batches. Within a window rows are
 sorted by length and cut into batches by tokens (rows of a batch are alike, so attention wastes nothing), and the
-batches are shuffled. A step's batch is drawn whole, then split among ranks and micro-batches: how many there are
+batches are shuffled. With windows of one batch, the shuffled rows that fit are that batch, of all lengths. A step's
+batch is drawn whole, then split among ranks and micro-batches: how many there are
 changes nothing.
 """
 
@@ -86,7 +87,7 @@ class Batches(Iterator[Batch]):
             max_tokens: Most elements a row.
             seed: Fixes the order.
             lengths: Shares of `single`, `uniform`, `full` and `cropped` rows (see `Corpus.rows`).
-            window: Batches among which rows are sorted by length.
+            window: Batches among which rows are sorted by length; 1: as they come.
             pads: Ids that fill up the dialogues of a step to the longest of them, in turn; none: they stay as they are.
             ask: What is given in a dialogue may be asked for, too.
             separator: Id of the sign between what is given in a dialogue and the answer, a segment of its own; None:
@@ -272,6 +273,8 @@ class Batches(Iterator[Batch]):
             numbers |= {"pads": crc32(repr(self.pads).encode())}
         if self.separator is not None:
             numbers |= {"separator": self.separator, "ended": int(self.ended)}
+        if self.window == 1:
+            numbers |= {"filled": 1}  # one batch was cut in two before, by length
         return {**numbers, "window_batches": self.window, "lengths": shares, "data": keys}
 
     def _settled(self) -> list[int]:
@@ -303,10 +306,10 @@ class Batches(Iterator[Batch]):
             corpora.append(corpus)
         rows = Rows.join(parts)
         rows = rows.take(order(rows.n, self.seed, SHUFFLE, number)).numbered(number << EPOCH_BITS)
-        ends = rows.size.cumsum()
-        n_windows = max(1, round(int(ends[-1]) / (self.window * self.batch_tokens))) if len(ends) else 0
-        bounds = _even(rows.size, n_windows)
-        return _Epoch(number, corpora, rows, bounds)
+        if self.window == 1:
+            return _Epoch(number, corpora, rows, _filled(rows.size, self.batch_tokens))
+        n_windows = max(1, round(int(rows.size.sum()) / (self.window * self.batch_tokens))) if rows.n else 0
+        return _Epoch(number, corpora, rows, _even(rows.size, n_windows))
 
     def _share(self, k: int, corpus: Corpus, which: int, begin: float, stop: float, purpose: int) -> Rows:
         """A share of the rows of one pass over a corpus: from `begin` to `stop` of them in a random order."""
@@ -356,6 +359,15 @@ def _even(sizes: Ints, n_parts: int) -> Ints:
         cuts = np.maximum.accumulate(np.maximum(cuts, steps) - steps) + steps
         cuts = np.minimum(cuts, n - n_parts + steps)
     return np.concatenate([[0], cuts, [n]]).astype(np.int64)
+
+
+def _filled(sizes: Ints, budget: int) -> Ints:
+    """Where to cut rows into batches of as many as fit, one at least, `[batches + 1]`."""
+    ends = np.concatenate([np.zeros(1, np.int64), sizes.cumsum()])
+    bounds = [0]
+    while (at := bounds[-1]) < len(sizes):
+        bounds.append(max(at + 1, int(np.searchsorted(ends, ends[at] + budget, side="right")) - 1))
+    return np.array(bounds, np.int64)
 
 
 def _cut(sizes: Ints, budget: int) -> Ints:
