@@ -458,6 +458,27 @@ def test_what_may_change(text):
     ] or (difference(old, resolve(text, ["seed=4", "clip=2"]))[1] == ["seed was 3, now 4", "clip was 1.0, now 2.0"])
 
 
+def test_what_a_list_had_is_not_left_out():
+    runs, rest = {"law": "runs", "rate": [0.1, 0.3]}, {"law": "all", "share": 0.3}
+    sources = [{"path": "a", "include": ["x", "y"]}, {"path": "b", "name": "other"}]
+    more = {"masking": [runs, rest], "prompts": ["a ___", "b ___"], "optimiser": {"betas": [0.9, 0.98]}}
+    old = checked({"data": {"sources": sources}, **more})
+
+    def barred(data=({"path": "a"}, {"path": "b"}), **said):
+        return difference(old, checked({"data": {"sources": data}, **said}))[1]
+
+    assert barred() == barred(masking=None) == barred(**more, data=sources) == barred(prompts=["c ___"]) == []
+    assert barred(data=[{"path": "elsewhere"}, {"path": "b"}]) == []  # known by what they hold
+    gone = "{} was there, now it is not"
+    assert barred(masking=[runs]) == [gone.format("masking.1")]
+    assert barred(masking=[{"law": "runs"}, rest]) == [
+        f"masking.0.rate.{n} was {value}, now it is not said" for n, value in enumerate((0.1, 0.3))
+    ]
+    assert barred(data=[{"path": "a"}]) == [gone.format("data.sources.1")]
+    assert barred(data=[{"path": "a", "include": ["x"]}, {"path": "b"}]) == [gone.format("data.sources.0.include.1")]
+    assert barred(data=[{"path": name} for name in "abc"]) == ["data.sources.2.path was None, now c"]
+
+
 def test_a_card_states_the_licence_that_the_recipe_gives(run, tmp_path):
     model, state = tiny_model("blank_lm"), checkpoint.State()
 

@@ -2,9 +2,8 @@
 
 An epoch is planned, its rows shuffled and laid out in windows of some dozens of batches. Within a window rows are
 sorted by length and cut into batches by tokens (rows of a batch are alike, so attention wastes nothing), and the
-batches are shuffled. With windows of one batch, the shuffled rows that fit are that batch, of all lengths. A step's
-batch is drawn whole, then split among ranks and micro-batches: how many there are
-changes nothing.
+batches are shuffled. A window of one batch is as many of the shuffled rows as fit, of all lengths. A step's batch is
+drawn whole, then split among ranks and micro-batches: how many there are changes nothing.
 """
 
 from __future__ import annotations

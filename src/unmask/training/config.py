@@ -200,18 +200,38 @@ def difference(old: Recipe, new: Recipe) -> tuple[Recipe, list[str]]:
     for key, value in stated.items():
         if value == {} and any(name.startswith(f"{key}.") for name in had):
             continue  # a section of which nothing is said
-        if had.get(key) == value or re.fullmatch(r"data\.(folder|cache)|data\.sources\.\d+\.path", key):
+        moved = key in had and re.fullmatch(r"data\.(folder|cache)|data\.sources\.\d+\.path", key)
+        if had.get(key) == value or moved:
             continue  # that the data are the same is known by what they hold
         if key.split(".")[0] in FREE:
             tree[key.split(".")[0]] = new.model_dump(mode="json")[key.split(".")[0]]
         elif not (key == "precision" and value == "auto"):
             barred.append(f"{key} was {had.get(key)}, now {value}")
+    barred += _left_out(had, stated)
     for name in ("folder", "cache"):
         if name in new.data.model_fields_set:
             tree["data"][name] = getattr(new.data, name)
     if any(getattr(new, name) is not None for name in BUDGET):
         tree.update({name: getattr(new, name) for name in BUDGET})
     return checked(tree), barred
+
+
+def _left_out(had: Mapping[str, Any], stated: Mapping[str, Any]) -> list[str]:
+    """What a list had, and has no more as it is stated: its last entries, and of a masking law any setting."""
+    given = [key.split(".") for key, value in stated.items() if value is not None]
+    said = {".".join(parts[:n]) for parts in given for n in range(1, len(parts) + 1)}
+    found: dict[str, str] = {}
+    for key, value in had.items():
+        parts = key.split(".")
+        if parts[0] in FREE or key in said or value is None:
+            continue
+        places = [n for n, part in enumerate(parts) if part.isdigit() and ".".join(parts[:n]) in said]
+        gone = next((entry for n in places if (entry := ".".join(parts[: n + 1])) not in said), None)
+        if gone is not None:
+            found[gone] = f"{gone} was there, now it is not"
+        elif parts[0] == "masking" and "masking" in said:
+            found[key] = f"{key} was {value}, now it is not said"
+    return list(found.values())
 
 
 def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
