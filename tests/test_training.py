@@ -22,6 +22,7 @@ from unmask.canvas import Canvas
 from unmask.cli.info import DEFAULT, licence_of
 from unmask.data.batches import Batches
 from unmask.folder import load, read_config, read_model, read_tensors, stored, weights, write_model
+from unmask.masking.hidden import Hidden
 from unmask.masking.mixture import Mixture
 from unmask.model import Model
 from unmask.noise import Noise
@@ -170,6 +171,22 @@ def test_held_out_losses_are_told_by_the_share_that_is_hidden(name, text, tmp_pa
     known = [(a, b) for a, b in zip(plain, held["by_level"], strict=True) if a is not None]
     assert len(known) > 5
     assert [b for _, b in known] == pytest.approx([a for a, _ in known], rel=1e-3)
+
+
+@pytest.mark.parametrize("finish", ["last", "stop"])
+def test_a_text_that_lacks_nothing_counts_once_among_levels(finish):
+    """With every hidden token of weight 1, what says that a text is whole weighs as under a law that weighs nothing."""
+    model = tiny_model("insertion", options={"order": "uniform", "finish": finish})
+    clean = clean_canvas([[1, 2, 3, 4, 5, 6]])
+    masking = Mixture([{"law": "bernoulli", "clip": [0.0, 1e-9], "epsilon": 0}], torch.ones(16, dtype=torch.int64))
+    nothing = Hidden(
+        clean.index < 0, *(torch.full((1,), value, dtype=torch.float64) for value in (1, 0)), clean.rows[:1] < 0
+    )
+    canvas, targets = model.objective.corrupt(clean, nothing, noise_for(clean))
+    with torch.no_grad():
+        ((level, _, even),) = Lesson(model, masking, False).by_level(clean, noise_for(clean))
+        plain = model.objective.loss(model.predict(canvas, targets), canvas, targets)
+    assert level == 0 and float(even.total) == pytest.approx(float(plain.total)) and float(plain.total) > 0
 
 
 @pytest.mark.parametrize("draw", ["stratified", "antithetic"])
@@ -420,6 +437,14 @@ def test_a_wrong_recipe_is_named(tmp_path):
 def test_the_size_suits_the_data():
     assert [setup.vocabulary_for(n) for n in (1_000, 1_000_000, 10**9)] == [512, 4096, 8192]
     assert setup.shape_for(1_000_000, None)["width"] < setup.shape_for(10**8, 600)["width"]
+
+
+def test_no_two_sample_prompts_are_of_one_text(tmp_path):
+    (tmp_path / "a.txt").write_text(
+        "The cat sat on the mat.\n" * 9 + "The dog lay by the log.\nTwo owls sat in a tree.\n"
+    )
+    wanted = ["The cat sat ___ the mat.", "The dog lay ___ the log.", "Two owls sat ___ a tree."]
+    assert setup.prompts(resolve(tmp_path / "a.txt", ["data.sources.0.hold_out.last=null"])) == wanted
 
 
 def test_a_tokenizer_learns_from_the_first_megabytes(tmp_path):

@@ -44,8 +44,8 @@ class Budget:
 def rate(step: int, steps: int | None, schedule: ScheduleChoice, warmup: int | None = None) -> float:
     """The share of the full learning rate at `step` (from 0) of `steps`; none: the end is not known yet.
 
-    Warm-up: linear, at most a fifth of the run, unless it is given. Cosine: Loshchilov and Hutter 2017, eq. 5, to 0. WSD: constant, then
-    linear to 0 (Hu et al. 2024, section 4; Haegele et al. 2024).
+    Warm-up: linear, at most a fifth of the run, unless it is given. Cosine: Loshchilov and Hutter 2017, eq. 5, to 0.
+    WSD: constant, then linear to 0 (Hu et al. 2024, section 4; Haegele et al. 2024).
     """
     warmup = _warmup(steps, schedule) if warmup is None else warmup
     up = min(1.0, (step + 1) / (warmup + 1))

@@ -65,7 +65,7 @@ class Lesson(nn.Module):
             part, own = clean.take(rows), Noise(noise.seed, noise.key[rows])
             some = hidden.take(clean, rows)
             one = torch.ones_like(some.weight)
-            even = replace(some, weight=one, count=n_hidden[rows], bound=one < 0, within=None)
+            even = replace(some, weight=one, count=n_hidden[rows], bound=one < 0, within=None, whole=None)
             canvas, targets = objective.corrupt(part, some, own)
             with torch.autocast(clean.ids.device.type, torch.bfloat16, enabled=self.in_bfloat16):
                 prediction = self.model.predict(canvas, targets)

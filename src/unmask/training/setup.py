@@ -290,10 +290,12 @@ def prompts(recipe: Recipe, n: int = 3) -> list[str]:
     if recipe.prompts is not None:
         return list(recipe.prompts)
     found: list[str] = []
+    seen: set[str] = set()
     for text in itertools.islice(itertools.chain(recipe.data.texts("held_out"), recipe.data.texts("train")), 10_000):
         words = text.split(" ")
         plain = "_" not in text and "[" not in text and "\\" not in text and "\n" not in text
-        if 5 <= len(words) <= 20 and plain and words[len(words) // 2].isalpha() and text not in found:
+        if 5 <= len(words) <= 20 and plain and words[len(words) // 2].isalpha() and text not in seen:
+            seen.add(text)
             words[len(words) // 2] = "___"
             found.append(" ".join(words))
         if len(found) == n:
