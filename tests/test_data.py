@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -16,6 +17,7 @@ from unmask.canvas import Role
 from unmask.data.batches import Batches
 from unmask.data.corpus import Stream, tokenise
 from unmask.data.draws import draws, order, uniform
+from unmask.data.keys import cache_key
 from unmask.data.sentences import cut, normalise, sentences
 from unmask.data.sources import DataConfig, HoldOut, Manifest, Source
 from unmask.tokenizer import Tokenizer
@@ -469,6 +471,42 @@ def test_cache(tmp_path):
     (tmp_path / "a.txt").write_text("\n\n".join(numbered(61)))
     tokenise(source, encoder, 16, tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == 3 and encoder.n_encoded > seen
+
+
+def test_the_cache_knows_a_text_by_what_it_holds(tmp_path):
+    texts = ["\n".join(f"{word} one two." for _ in range(40)) for word in ("Ab", "Cd")]
+    kept, encoder = [], Words()
+    for name, text in zip("ab", texts, strict=True):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "same.txt").write_text(text)
+        os.utime(tmp_path / name / "same.txt", (1e9, 1e9))
+        kept.append(tokenise(Source(path=str(tmp_path / name / "same.txt")), encoder, 16, tmp_path / "cache")[0])
+    assert kept[0].key != kept[1].key and not np.array_equal(kept[0].ids, kept[1].ids)
+    n_encoded = encoder.n_encoded
+    (tmp_path / "a" / "same.txt").rename(tmp_path / "moved.txt")
+    assert tokenise(Source(path=str(tmp_path / "moved.txt")), encoder, 16, tmp_path / "cache")[0].key == kept[0].key
+    assert encoder.n_encoded == n_encoded
+
+
+def test_a_large_file_is_known_by_samples_from_its_beginning_to_its_end(tmp_path):
+    file, size = tmp_path / "a.txt", 1 << 21
+    whole = bytes(size)
+    found = set()
+    for at in (None, 0, size * 7 // 15, size - 1):
+        file.write_bytes(whole if at is None else whole[:at] + b"x" + whole[at + 1 :])
+        found.add(cache_key(Source(path=str(file)), [file], "words", 16, times=False))
+    assert len(found) == 4
+
+
+def test_a_stream_of_files_is_known_by_what_they_hold(tmp_path):
+    def stream(name, text):
+        (tmp_path / name).write_text(text)
+        return Stream(Source(path=str(tmp_path / name), streaming=True), Words(), 16)
+
+    first = stream("a.txt", "One two.\nThree four.").key
+    assert stream("b.txt", "One two.\nThree four.").key == stream("a.txt", "One two.\nThree four.").key == first
+    assert stream("a.txt", "One two.\nThree five.").key != first
+    assert stream("a.tsv", "One two.\nThree four.").key != first  # another reading of the same
 
 
 def test_two_builds_at_once_share_one_cache(tmp_path):

@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 from zlib import crc32
@@ -19,9 +18,9 @@ from numpy.typing import NDArray
 
 from unmask.data.dialogues import encode, too_long
 from unmask.data.draws import draws, uniform
+from unmask.data.keys import cache_key
 from unmask.data.sources import Source
 
-FORMAT = 1  # of the cache; a change of cutting or layout raises it
 CHUNK = 2_048  # units encoded at a time
 KEPT = {"keys": "key", "left_out": "left_out"}  # of both parts of a corpus, beside its arrays
 
@@ -154,7 +153,7 @@ def tokenise(source: Source, encoder: Encoder, max_tokens: int, cache: Path | No
         ValueError: when the data are missing or broken, or leave nothing to train on.
     """
     files = source.files()
-    key = cache_key(source, files, encoder, max_tokens)
+    key = cache_key(source, files, encoder.fingerprint, max_tokens)
     if cache is not None and (cache / key).is_dir():
         return _opened(source, cache / key)
     if cache is None:
@@ -181,19 +180,6 @@ def tokenise(source: Source, encoder: Encoder, max_tokens: int, cache: Path | No
             f"{source.path} leaves nothing to train on · all is held out or shorter than two tokens · ease hold_out"
         )
     return corpora[0], corpora[1]
-
-
-def cache_key(source: Source, files: list[Path] | None, encoder: Encoder, max_tokens: int) -> str:
-    """Name of a tokenised source; changes with its declaration, files' sizes and times, the tokenizer and the cut."""
-    said = source.model_dump(mode="json", exclude={"weight", "name", "path"})
-    root = Path(source.path)
-    found: list[Any] = [source.path] if files is None else []
-    for file in files or ():
-        stat = file.stat()
-        place = file.relative_to(root).as_posix() if file != root else file.name
-        found.append([place, stat.st_size, stat.st_mtime_ns])
-    whole = json.dumps([FORMAT, said, found, encoder.fingerprint, max_tokens], sort_keys=True)
-    return sha256(whole.encode()).hexdigest()[:24]
 
 
 def _opened(source: Source, folder: Path) -> tuple[Corpus, Corpus]:
@@ -345,7 +331,7 @@ class Stream:
     def __init__(self, source: Source, encoder: Encoder, max_tokens: int) -> None:
         self.source, self.encoder, self.max_tokens = source, encoder, max_tokens
         self.name, self.weight = source.title, source.weight
-        self.key = cache_key(source, None, encoder, max_tokens)[:12]
+        self.key = cache_key(source, source.files(), encoder.fingerprint, max_tokens, times=False)[:12]
         self.n_records: int | None = None  # known once its end was seen
         self._last: tuple[int, tuple[Corpus, Corpus]] | None = None
 
