@@ -19,7 +19,7 @@ from typing import Any
 from held_out import cut, passages
 from levels import scores
 from pilot import Pilots, arguments, digest, run, seeds_of
-from table import Row, Table, markdown, spread
+from table import Row, Table, markdown, over_seeds, spread
 
 WHOLE, BASELINE, TRUE = "whole row", "left to right", "the held-out text"
 BOUNDS = {
@@ -41,7 +41,7 @@ def summed(block: str, rows: Sequence[Row]) -> Row:
     from unmask.evaluation.report import ratio
 
     tokens, words = rows[0]["tokens"], rows[0]["words"]
-    cost = [sum(each) / len(each) for each in zip(*(row["cost"] for row in rows), strict=True)]
+    cost = over_seeds(rows, "cost")
     line = {name: sum(row[name] for row in rows) / len(rows) for name in ("steps", "Mtokens", "CPU s")}
     line |= {"block": block, "kind": rows[0]["kind"], "nats a word": ratio(cost, words)[0]}
     line["nats a token"], line["±"] = ratio(cost, tokens)

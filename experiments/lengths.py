@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pilot import Pilots, alone, arguments, digest, run, seeds_of
-from table import Row, Table, markdown, spread
+from table import Row, Table, markdown, over_seeds, spread
 
 PADS = ("eos", "rainbow", "none")
 BASELINE, ITSELF = "left to right", "ends by itself"
@@ -122,16 +122,16 @@ def f1(said: str, true: str) -> float:
 
 def lines(rows: Sequence[Row]) -> list[Row]:
     """The table: of each padding and canvas the mean over seeds."""
-    from unmask.evaluation.report import proportion, ratio
+    from unmask.evaluation.report import ratio
 
     out = []
     for name in dict.fromkeys((row["filled up by"], row["canvas"]) for row in rows):
         some = [row for row in rows if (row["filled up by"], row["canvas"]) == name]
         line = dict(some[0]) | {"n": len(some[0]["hits"])}
         line["seeds"] = spread([sum(row["hits"]) / len(row["hits"]) for row in some], ".1%")
-        line["exact"], line["±"] = proportion([hit for row in some for hit in row["hits"]])
-        scores = [score for row in some for score in row["F1s"]]
-        line["F1"], line["± of it"] = ratio(scores, [1.0] * len(scores))
+        for name, error, each in (("exact", "±", "hits"), ("F1", "± of it", "F1s")):
+            scores = over_seeds(some, each)
+            line[name], line[error] = ratio(scores, [1.0] * len(scores))
         line["words"] = sum(row["words"] for row in some) / len(some)
         line["canvas"] = name[1] if isinstance(name[1], str) else f"{name[1]:g} x"
         out.append(line)

@@ -15,7 +15,7 @@ from typing import Any
 
 from held_out import passages
 from pilot import Pilots, arguments, digest, run, seeds_of
-from table import Row, Table, markdown, spread
+from table import Row, Table, markdown, over_seeds, spread
 
 STRATIFIED = {"law": "bernoulli", "draw": "stratified"}
 LAWS: dict[str, dict[str, Any]] = {
@@ -53,9 +53,7 @@ def summed(rows: Sequence[Row], first: Sequence[Row]) -> Row:
     from unmask.evaluation.report import ratio
 
     tokens, words = rows[0]["tokens"], rows[0]["words"]
-    cost, other = (
-        [sum(each) / len(each) for each in zip(*(r["cost"] for r in some), strict=True)] for some in (rows, first)
-    )
+    cost, other = (over_seeds(some, "cost") for some in (rows, first))
     line = {name: sum(row[name] for row in rows) / len(rows) for name in ("steps", "Mtokens", "CPU s")}
     line |= {"levels": rows[0]["levels"], "kind": rows[0]["kind"]}
     line["nats a token"], line["±"] = ratio(cost, tokens)

@@ -17,7 +17,7 @@ from typing import Any
 from held_out import passages
 from levels import scores
 from pilot import Pilots, arguments, digest, run, seeds_of
-from table import Row, Table, markdown, spread
+from table import Row, Table, markdown, over_seeds, spread
 
 COUNTED = {"law": "exact_count", "draw": "stratified"}
 FROM_NOTHING = COUNTED | {"least": 0}
@@ -57,7 +57,7 @@ def summed(rows: Sequence[Row]) -> Row:
     from unmask.evaluation.report import ratio
 
     words = rows[0]["words"]
-    mean = [sum(each) / len(each) for each in zip(*(row["cost"] for row in rows), strict=True)]
+    mean = over_seeds(rows, "cost")
     line: Row = {"family": rows[0]["family"], "kind": rows[0]["kind"]}
     names = [name for name in rows[0] if name.startswith("few, ")] + ["steps", "Mtokens", "CPU s"]
     line |= {name: sum(row[name] for row in rows) / len(rows) for name in names}

@@ -18,7 +18,7 @@ from typing import Any
 
 from facts import Fact, facts, sentences
 from pilot import Pilots, Text, alone, arguments, run, seeds_of
-from table import Row, Table, markdown, spread
+from table import Row, Table, markdown, over_seeds, spread
 
 DIFFUSION, BASELINE, HOLES = "masked diffusion", "left to right", "left to right, with holes"
 ASKED = ("forward", "reverse", "in place")
@@ -75,14 +75,15 @@ def data(out: Path, known: Sequence[Fact], mixed: Sequence[Path] | None) -> list
 
 def lines(rows: Sequence[Row]) -> list[Row]:
     """The table: of each question the mean over seeds."""
-    from unmask.evaluation.report import proportion
+    from unmask.evaluation.report import ratio
 
     out = []
     for name in dict.fromkeys((row["model"], row["length"], row["told"], row["asked"]) for row in rows):
         some = [row for row in rows if (row["model"], row["length"], row["told"], row["asked"]) == name]
         shares = [sum(row["hits"]) / len(row["hits"]) for row in some]
         line = dict(some[0]) | {"n": len(some[0]["hits"]), "seeds": spread(shares, ".1%")}
-        line["right"], line["±"] = proportion([hit for row in some for hit in row["hits"]])
+        hits = over_seeds(some, "hits")
+        line["right"], line["±"] = ratio(hits, [1.0] * len(hits))
         out.append(line)
     return out
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pilot import Pilots, alone, arguments, run, seeds_of
-from table import Row, Table, markdown, spread
+from table import Row, Table, markdown, over_seeds, spread
 
 BASELINE = "left to right"
 COUNTED = {"law": "exact_count", "draw": "stratified"}
@@ -98,13 +98,14 @@ def ways(lm: Any, asked: Sequence[Pair], model: str) -> list[str]:
 
 def lines(rows: Sequence[Row]) -> list[Row]:
     """The table: of each kind of graph and model the mean over seeds."""
-    from unmask.evaluation.report import proportion
+    from unmask.evaluation.report import ratio
 
     out = []
     for name in dict.fromkeys((row["graphs"], row["model"]) for row in rows):
         some = [row for row in rows if (row["graphs"], row["model"]) == name]
         line = dict(some[0])
-        line["right"], line["±"] = proportion([hit for row in some for hit in row["hits"]])
+        hits = over_seeds(some, "hits")
+        line["right"], line["±"] = ratio(hits, [1.0] * len(hits))
         line["seeds"] = spread([sum(row["hits"]) / len(row["hits"]) for row in some], ".1%")
         out.append(line)
     return out

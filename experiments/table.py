@@ -98,6 +98,11 @@ def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> s
     return "\n".join(lines)
 
 
+def over_seeds(rows: Sequence[Row], name: str) -> list[float]:
+    """Of each question, its mean over rows that asked the same ones: an error is one over questions, not seeds."""
+    return [sum(each) / len(each) for each in zip(*(row[name] for row in rows), strict=True)]
+
+
 def spread(values: Sequence[float], form: str) -> str:
     """The least and the largest of some values, as a range."""
     return f"{min(values):{form}}-{max(values):{form}}"

@@ -196,14 +196,27 @@ def test_passes_of_models_that_are_named(text, out, capsys):
 
 def test_reversal(out, capsys):
     folder = out / "reversal"
-    reversal.main(["--out", str(folder), *TINY, "--facts", "2", "--both", "1", "--policy", "parallel"])
+    reversal.main(["--out", str(folder), *TINY, "--facts", "2", "--both", "2", "--policy", "parallel"])
     rows = shown(capsys.readouterr().out)
     assert Counter(row["model"] for row in rows) == {
         "masked diffusion": 12, "left to right": 4, "left to right, with holes": 6,
     }  # fmt: skip
-    assert {(row["told"], row["n"]) for row in rows} == {("name first", "2"), ("both orders", "1")}
+    assert {(row["told"], row["n"]) for row in rows} == {("name first", "2"), ("both orders", "2")}
     assert all(0 <= number(row["right"]) <= 100 and number(row["±"]) >= 0 for row in rows)
-    assert len((folder / "facts.txt").read_text().splitlines()) == 2 * 5 + 1 * 10
+    assert len((folder / "facts.txt").read_text().splitlines()) == 2 * 5 + 2 * 10
+
+
+@pytest.mark.parametrize("script", [reversal, lengths, stars])
+def test_seeds_that_ask_the_same_questions_make_no_error_smaller(script):
+    keys = {"model": "a", "length": None, "told": "b", "asked": "c", "filled up by": "none", "canvas": 1.0}
+    one = keys | {"graphs": "easy", "words": 1.0, "hits": [True, False, False, True], "F1s": [1.0, 0.0, 0.5, 1.0]}
+    other = one | {"hits": [True, True, False, False]}
+    (alone,), (same,), (both,) = (script.lines(rows) for rows in ([one], [one] * 9, [one, other]))
+    share, error = ("exact", "±") if script is lengths else ("right", "±")
+    assert alone[error] == same[error] == pytest.approx((1 / 4 / 3) ** 0.5)
+    assert both[share] == alone[share] == 0.5
+    assert both[error] == pytest.approx((2 * 0.5**2 / 3 / 4) ** 0.5)  # of 1, 0.5, 0 and 0.5
+    assert script is not lengths or same["± of it"] == alone["± of it"] > 0
 
 
 def test_facts_are_told_as_the_question_wants():
