@@ -86,6 +86,7 @@ def test_a_bad_line_costs_only_itself(teacher: str, tmp_path: Path, capsys: pyte
     pairs, target = tmp_path / "pairs.jsonl", tmp_path / "target.jsonl"
     rows = [b'{"prompt": "The cat"}', b"nonsense", b'{"response": "x"}', b'{"prompt": "\xff"}', b'{"prompt": "We had"}']
     long = json.dumps({"prompt": "cat " * 2000}).encode()
+    rows += [b"[" * 100_000, b'{"prompt": "half \\ud800 a sign"}', b'{"prompt": ' + b"7" * 5000 + b"}"]
     pairs.write_bytes(b"\n".join([*rows, long]) + b"\n")
     assert main(["distill", str(pairs), str(target), "--model", teacher, "--max-words", "2"]) == 1
     said = capsys.readouterr()
@@ -94,8 +95,11 @@ def test_a_bad_line_costs_only_itself(teacher: str, tmp_path: Path, capsys: pyte
     assert "line 2 has no prompt" in said.err
     assert "line 3 has no prompt" in said.err
     assert "line 4 is not UTF-8" in said.err
+    assert "line 6 has no prompt" in said.err
+    assert "line 7: the prompt has half a character at 5" in said.err
+    assert "line 8 has no prompt" in said.err
     assert "shorten it" in said.err
-    assert f"{len(told(target))} pairs · {6 - len(told(target))} left out" in said.out
+    assert f"{len(told(target))} pairs · {9 - len(told(target))} left out" in said.out
 
 
 def test_other_prompts_are_no_place_to_go_on(teacher: str, pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 from unmask.cli import inputs, options
 from unmask.cli.faults import used_wrongly
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 EXAMPLE = """printf '{"prompt": "The old man"}\\n{"prompt": "She gave me"}\\n' > pairs.jsonl
 unmask distill pairs.jsonl distilled.jsonl --max-words 3"""
 
@@ -75,10 +77,13 @@ def _prompts(pairs: Path) -> Iterator[inputs.Input]:
     for number, line in enumerate(inputs.read(None, str(pairs), whole=False), 1):
         try:
             row = json.loads(line.text) if line.error is None else None
-        except ValueError:
+        except (ValueError, RecursionError):  # no JSON, or lists in lists without end
             row = None
         prompt = row.get("prompt") if isinstance(row, dict) else None
-        if isinstance(prompt, str) and prompt.strip():
+        if isinstance(prompt, str) and (half := _SURROGATE.search(prompt)):
+            why = f"line {number}: the prompt has half a character at {half.start()} · it is no Unicode text · mend it"
+            yield inputs.Input(line.text, why)
+        elif isinstance(prompt, str) and prompt.strip():
             yield inputs.Input(prompt)
         else:
             why = f'line {number} has no prompt · a line is {{"prompt": TEXT}}, whatever else it has · mend it'
