@@ -150,6 +150,43 @@ def test_levels_that_are_none_are_named() -> None:
             Mixture([part], STARTS)
 
 
+NO_RATE, NO_LENGTHS = "of runs it is the least and the largest share", "of runs it is how likely a run of one word"
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"unit": "word"}, "no masking law None"),
+        ({"law": ["runs"]}, r"no masking law \['runs'\]"),
+        ({"law": "bernoulli", "given": ["source"]}, "given is "),
+        ({"law": "bernoulli", "draw": {"even": 1}}, "no draw"),
+        ({"law": "bernoulli", "schedule": {"cosine": 1}}, "no schedule"),
+        ({"law": "bernoulli", "complement": "false"}, "complement is 'false' · it is true or false"),
+        ({"law": "bernoulli", "bell": [3, 3], "importance": "maybe"}, "importance is 'maybe' · it is true or false"),
+        ({"law": "bernoulli", "bell": [math.inf, 3]}, "each is two numbers"),
+        ({"law": "bernoulli", "clip": [False, True]}, "each is two numbers"),
+        ({"law": "bernoulli", "share": math.inf}, "a share of inf"),
+        ({"law": "bernoulli", "epsilon": True}, "epsilon is True"),
+        ({"law": "exact_count", "bound": "no"}, "bound is 'no' · of exact_count it is true or false"),
+        *(({"law": "exact_count", "least": least}, f"least is {least} · of ") for least in (True, 2, 1.0)),
+        *(({"law": "runs", "rate": rate}, NO_RATE) for rate in (0.3, ["a", "b"], [0.5, 0.1], [0.1, 3.0], [0.1], [])),
+        *(({"law": "runs", "lengths": of}, NO_LENGTHS) for of in ([], 3, [-1, 2], [0, 0], ["a"], [1, math.nan])),
+        *(({"law": "runs", "single": single}, "of runs it is a share of the rows") for single in ("x", 7, -1, True)),
+    ],
+    ids=str,
+)
+def test_a_setting_of_a_law_has_its_kind_and_range(part: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as fault:
+        mixture = Mixture([part], STARTS)
+        mixture(clean := clean_canvas([TEXT]), noise_for(clean))
+    assert str(fault.value).count(" · ") == 2
+
+
+def test_something_is_hidden() -> None:
+    with pytest.raises(ValueError, match="no masking law · something has to be hidden"):
+        Mixture([], STARTS)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 10, 64, 97])
 def test_levels_are_spread_over_the_rows_of_a_step(size: int) -> None:
     place = torch.arange(size)

@@ -41,8 +41,6 @@ def exact_count(
     """
     kinds = units(clean, begins)
     n = kinds.per_row
-    if least not in (0, 1):
-        raise ValueError(f"least is {least} · exact_count hides none of a row's units at least, or one · say 0 or 1")
     steps = n + 1 - least
     m = torch.minimum(least + (levels(noise, "count") * steps).long(), n)
     mask = kinds.spread(_lowest(kinds.row, _per_unit(noise.elements(clean, "order"), kinds.of), m))
@@ -65,10 +63,8 @@ def bernoulli(
     which is 1 / (1 - epsilon) too much; here the mean is the integral over t from epsilon to 1, and what lies below
     epsilon, about that share of the whole, is left out.
     """
-    if schedule not in SCHEDULES:
+    if not isinstance(schedule, str) or schedule not in SCHEDULES:
         raise ValueError(f"no schedule {schedule!r} · schedules: {', '.join(SCHEDULES)} · name one of them")
-    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 <= epsilon < 1:
-        raise ValueError(f"epsilon is {epsilon!r} · it is the least level, from 0 to less than 1 · mend the recipe")
     kinds, law = units(clean), SCHEDULES[schedule]
     u = levels(noise, "t")
     t = epsilon + (1 - epsilon) * u

@@ -9,14 +9,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from unmask.masking.settings import are_numbers, is_truth
 from unmask.noise import Noise
 
 CELLS = 4_096  # of the table of a bell
 FLOOR = 0.1  # the share of levels drawn uniformly beside a bell whose losses are weighed, so that no weight explodes
-
-
-def _numbers(said: object) -> bool:
-    return isinstance(said, tuple | list) and all(isinstance(one, int | float) for one in said)
 
 
 @dataclass(frozen=True)
@@ -41,9 +38,11 @@ class Levels:
     importance: bool = True
 
     def __post_init__(self) -> None:
-        if self.draw not in DRAWS:
+        if not isinstance(self.draw, str) or self.draw not in DRAWS:
             raise ValueError(f"no draw {self.draw!r} of levels · draws: {', '.join(DRAWS)} · name one of them")
-        if not (_numbers(self.clip) and (self.bell is None or _numbers(self.bell))):
+        if not is_truth(self.importance):
+            raise ValueError(f"importance is {self.importance!r} · it is true or false · as in importance: false")
+        if not (are_numbers(self.clip) and (self.bell is None or are_numbers(self.bell))):
             raise ValueError(f"clip {self.clip!r}, bell {self.bell!r} · each is two numbers · as in clip: [0.3, 0.8]")
         if len(self.clip) != 2 or not 0 <= self.clip[0] < self.clip[1] <= 1:
             raise ValueError(f"levels from {self.clip} · a range lies in 0 to 1 and rises · as in clip: [0.3, 0.8]")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -15,6 +14,7 @@ from unmask.canvas import Canvas
 from unmask.masking.hidden import Hidden, units
 from unmask.masking.laws import LAWS, Law, in_blocks
 from unmask.masking.levels import Levels
+from unmask.masking.settings import check, is_number, is_truth
 from unmask.noise import Noise
 
 PER = ("token", "sequence", "batch")
@@ -74,6 +74,8 @@ class Mixture:
         self, parts: Sequence[dict[str, Any]], begins: Tensor, starts: Tensor | None = None, block: int | None = None
     ) -> None:
         """Bind each law to its settings; `begins [V]` as in `units`, `starts [V]`: which ids begin with white space."""
+        if not parts:
+            raise ValueError("no masking law · something has to be hidden · name one: masking=exact_count")
         self.starts, self.block = starts, block
         self.parts = [_part(part, begins) for part in parts]
         shares = torch.tensor([part.share for part in self.parts], dtype=torch.float64)
@@ -165,12 +167,17 @@ def _with_given(clean: Canvas, segment: Tensor) -> Canvas:
 
 def _part(said: dict[str, Any], begins: Tensor) -> Part:
     settings = dict(said)
-    name, unit, share = settings.pop("law"), settings.pop("unit", "token"), settings.pop("share", 1.0)
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < math.inf:
+    name, unit, share = settings.pop("law", None), settings.pop("unit", "token"), settings.pop("share", 1.0)
+    if not (is_number(share) and share > 0):
         raise ValueError(f"a share of {share!r} · it is a number above 0, of rows that take the law · mend the recipe")
-    complement, per = bool(settings.pop("complement", False)), settings.pop("per", "token")
-    given = settings.pop("given", None)
-    if name not in LAWS:
+    complement, per, given = (
+        settings.pop("complement", False),
+        settings.pop("per", "token"),
+        settings.pop("given", None),
+    )
+    if not is_truth(complement):
+        raise ValueError(f"complement is {complement!r} · it is true or false · as in complement: true")
+    if not isinstance(name, str) or name not in LAWS:
         raise ValueError(f"no masking law {name!r} · laws: {', '.join(LAWS)} · name one of them")
     law = LAWS[name]
     takes = inspect.signature(law).parameters.keys()
@@ -178,7 +185,7 @@ def _part(said: dict[str, Any], begins: Tensor) -> Part:
         raise ValueError(f"masking unit {unit!r} is not known to {name!r} · units: token, word · name one of them")
     if per not in PER:
         raise ValueError(f"a loss per {per!r} is not known · it is per {', '.join(PER)} · name one of them")
-    if given is not None and given not in GIVEN:
+    if given is not None and given not in tuple(GIVEN):
         raise ValueError(f"given is {given!r} · of a pair the source or the target may be given · say one of them")
     if complement and "levels" not in takes:
         raise ValueError(f"law {name!r} has no complement · it draws no level · take bernoulli or exact_count")
@@ -189,6 +196,7 @@ def _part(said: dict[str, Any], begins: Tensor) -> Part:
             f"masking law {name!r} has no setting {unknown[0]!r} · its settings: {', '.join(own) or 'none'}"
             " · mend the recipe"
         )
+    check(name, settings)
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     if drawn := {key: settings.pop(key) for key in levels & settings.keys()}:
         settings["levels"] = Levels(**drawn)
