@@ -420,11 +420,38 @@ def test_a_wrong_setting_is_named(setting, said, text, tmp_path):
     assert said in str(fault.value) and "\n" not in str(fault.value)
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("data.sources.5.path=x", "there is no 'data.sources.5' · data.sources has 1 entries"),
+        ("data.sources.x.path=x", "there is no 'data.sources.x' · data.sources has 1 entries"),
+        ("masking.5.share=2", "there is no 'masking.5' · masking has 1 entries"),
+        ("masking={unit: word}", "masking names no law"),
+        ("masking={law: [runs]}", "masking names no law"),
+        ("masking=[]", "masking names no law"),
+        ("tokens=.inf", "tokens cannot be inf"),
+        ("epochs=.inf", "epochs cannot be inf"),
+        ("minutes=.nan", "minutes cannot be nan"),
+        ("learning_rate=.inf", "learning_rate cannot be inf"),
+        ("data.sources.0.weight=.inf", "data.sources.0.weight cannot be inf"),
+        ("data.lengths={single: .inf}", "data.lengths.single cannot be inf"),
+        ("steps=" + "[" * 5000, "is not YAML"),
+        ("steps=" + "7" * 5000, "is not YAML"),
+    ],
+)
+def test_a_setting_that_is_none_is_told_by_the_recipe(setting, said, text):
+    with pytest.raises(ValueError) as fault:
+        resolve(text, ["masking=[{law: all}]", setting])
+    assert said in str(fault.value) and "\n" not in str(fault.value) and len(str(fault.value)) < 600
+
+
 def test_a_wrong_recipe_is_named(tmp_path):
     (tmp_path / "odd.yaml").write_text("a: [")
+    (tmp_path / "deep.yaml").write_text("a: " + "[" * 5000)
     (tmp_path / "mine.yaml").write_text("steps: 3\n")
     for recipe, said in (
         (tmp_path / "odd.yaml", "is not YAML"),
+        (tmp_path / "deep.yaml", "deep.yaml is not YAML"),
         (tmp_path / "mine.yml", r"did you mean .*mine.yaml"),
         (tmp_path / "mine.yaml", "no data"),
         (tmp_path / "nothing.txt", "no file or folder"),

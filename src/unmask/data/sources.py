@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from unmask.data.dialogues import contents
 from unmask.data.files import FORMS, Record, Table, cells, form_of, holds_dialogues, load, records
@@ -73,10 +73,9 @@ class Manifest(BaseModel):
             raise ValueError(
                 f"no manifest {path} · include_manifest names it · mend the name or leave it out"
             ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as fault:
+        except (ValueError, RecursionError) as fault:
             raise ValueError(f"{path} is not JSON · {fault} · mend it") from None
-        if isinstance(entries, dict):
-            entries = [{"file": name, **entry} for name, entry in entries.items()]
+        entries = self._entries(path, entries)
         keys = sorted({key for entry in entries for key in entry})
         if self.key not in keys:
             raise ValueError(f"{path} has no key {self.key!r} · its keys are {', '.join(keys)} · choose one of them")
@@ -89,6 +88,15 @@ class Manifest(BaseModel):
                 f"{path} lets no file in · {self.key!r} is true for none of {len(files)} · check key and name"
             )
         return kept
+
+    def _entries(self, path: Path, given: Any) -> list[dict[str, Any]]:
+        rows = given.values() if isinstance(given, dict) else given
+        if not (isinstance(given, dict | list) and all(isinstance(row, dict) for row in rows)):
+            raise ValueError(
+                f"{path} is no manifest · it has something that is no entry · it is a list of entries, or an object of"
+                ' them by file name, as in {"a.txt": {"' + self.key + '": true}}'
+            )
+        return [{"file": name, **entry} for name, entry in given.items()] if isinstance(given, dict) else given
 
     def _names(self, entry: dict[str, Any]) -> list[str]:
         fields = entry.values() if self.name is None else [entry.get(self.name)]
@@ -120,7 +128,9 @@ class Source(BaseModel):
     hold_out: HoldOut = HoldOut()
     normalise: tuple[Literal["quotes", "spaces"], ...] = ()
     distinct: bool = False  # drop a unit whose text came up before (in a stream: in this shard)
-    weight: float = Field(default=1.0, gt=0)  # how often each row comes up in an epoch: 0.5, in every second one
+    weight: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False
+    )  # how often each row comes up in an epoch: 0.5, in every second one
 
     @model_validator(mode="after")
     def _as_said(self) -> Source:
@@ -262,7 +272,7 @@ class DataConfig(BaseModel):
     folder: str | None = None  # the sources' paths start here
     sources: tuple[Source, ...] = Field(min_length=1)
     max_tokens: int = Field(default=96, ge=4)  # of a row, its start and end signs included
-    lengths: dict[Literal["single", "uniform", "full", "cropped"], float] = {"single": 0.5, "uniform": 0.5}
+    lengths: dict[Literal["single", "uniform", "full", "cropped"], FiniteFloat] = {"single": 0.5, "uniform": 0.5}
     window: int = Field(default=64, ge=1)  # batches among which rows are sorted by length
     cache: str | None = None  # where tokenised sources are kept; None: in the run's folder
     pad: Literal["none", "eos", "rainbow"] = "none"  # what fills dialogues up to the longest of a step

@@ -22,7 +22,7 @@ FREE |= {"trackers", "threads", "prompts", "licence"}
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class ObjectiveChoice(BaseModel):
@@ -127,6 +127,13 @@ class Recipe(_Strict):
         given = {"law": given} if isinstance(given, str) else given
         return [given] if isinstance(given, Mapping) else given
 
+    @field_validator("masking")
+    @classmethod
+    def _named(cls, given: tuple[dict[str, Any], ...] | None) -> tuple[dict[str, Any], ...] | None:
+        if given is not None and not all(isinstance(part.get("law"), str) for part in given or ({},)):
+            raise ValueError("masking names no law · each of its parts has one · as in masking={law: runs, unit: word}")
+        return given
+
     @field_validator("trackers", "prompts", mode="before")
     @classmethod
     def _one(cls, given: Any) -> Any:
@@ -183,7 +190,7 @@ def load(path: Path) -> dict[str, Any]:
     """
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as fault:
+    except (yaml.YAMLError, ValueError, RecursionError) as fault:
         why = " ".join(str(fault).split())
         raise ValueError(f"{path} is not YAML · {why} · mend it") from None
     if tree is not None and not isinstance(tree, dict):
@@ -280,12 +287,14 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise ValueError(f"{override!r} is no setting · settings are key=value · as in steps=1000 or seed=3")
     try:
         value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as fault:
-        raise ValueError(f"{override!r} is not YAML · {' '.join(str(fault).split())} · quote it") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as fault:
+        raise ValueError(f"{override!r:.200} is not YAML · {' '.join(str(fault).split())} · quote it") from None
     *path, last = key.split(".")
     here: Any = tree
     for depth, name in enumerate(path):
-        inner = here[int(name)] if isinstance(here, list) and name.isdigit() else here.get(name)
+        if isinstance(here, list):
+            _see_entry(here, name, path[:depth], override)
+        inner = here[int(name)] if isinstance(here, list) else here.get(name)
         if isinstance(inner, str):  # the short form of a section
             inner = _long(path[: depth + 1], inner)
         if not isinstance(inner, (dict, list)):
@@ -296,13 +305,18 @@ def _override(tree: dict[str, Any], override: str) -> None:
             here[name] = inner
         here = inner
     if isinstance(here, list):
-        if not last.isdigit() or int(last) >= len(here):
-            raise ValueError(f"{override!r}: there is no {key!r} · {'.'.join(path)} has {len(here)} entries, from 0")
+        _see_entry(here, last, path, override)
         here[int(last)] = value
     elif key == "data" and isinstance(value, str) and isinstance(old := here.get(last), dict) and "sources" not in old:
         here[last] = old | _long([last], value)  # how text is read is said, and which is not
     else:
         here[last] = value
+
+
+def _see_entry(entries: list[Any], name: str, path: list[str], override: str) -> None:
+    if not re.fullmatch(r"[0-9]{1,9}", name) or int(name) >= len(entries):
+        there, said = ".".join(path), f"{len(entries)} entries, from 0"
+        raise ValueError(f"{override!r}: there is no '{there}.{name}' · {there} has {said} · name one of them")
 
 
 def _long(path: list[str], short: str) -> dict[str, Any]:
