@@ -163,6 +163,11 @@ def test_parquet(tmp_path):
     (tmp_path / "b.parquet").write_text("not at all")
     with pytest.raises(ValueError, match=r"b.parquet is broken · .* · write it again"):
         list(Source(path=str(tmp_path / "b.parquet")).texts())
+    whole = bytearray((tmp_path / "a.parquet").read_bytes())
+    whole[4:40] = bytes(36)  # the first page, where nothing looks before it is read
+    (tmp_path / "c.parquet").write_bytes(whole)
+    with pytest.raises(ValueError, match=r"c.parquet cannot be read on from row 0 · .* · fetch or write it again"):
+        list(Source(path=str(tmp_path / "c.parquet"), column="body").texts())
 
 
 def test_folder(tmp_path):
@@ -200,6 +205,14 @@ def test_manifest(tmp_path, listed):
     (tmp_path / "M.json").write_text("[{")
     with pytest.raises(ValueError, match=r"M.json is not JSON · .* · mend it"):
         source(key="free").files()
+    for odd in ("[1, 2]", "3", '{"a.txt": true}', "null", '"free"', "[[]]"):
+        (tmp_path / "M.json").write_text(odd)
+        with pytest.raises(ValueError, match=r"M.json is no manifest · .* · it is a list of entries"):
+            source(key="free").files()
+    for odd in ("[" * 100_000, "7" * 5000):
+        (tmp_path / "M.json").write_text(odd)
+        with pytest.raises(ValueError, match=r"M.json is not JSON · .* · mend it"):
+            source(key="free").files()
     (tmp_path / "M.json").write_text('[{"repo": "x", "free": true}]')
     with pytest.raises(ValueError, match=r"lets no file in · 'free' is true for none of 3 · check"):
         source(key="free").files()
@@ -289,6 +302,8 @@ def test_short_forms_of_the_config(tmp_path):
         ("a.txt.gz", b"\x1f\x8bno", {}, r"cannot be unpacked · .* · copy or pack it again"),
         ("a.txt.gz", gzip.compress(b"ab" * 99, mtime=0)[:-12], {}, r"cannot be unpacked · .* · copy or pack it again"),
         ("a.jsonl", b'{"text": "x"}\n{"text": "y"\n', {}, r"a.jsonl, line 2 is not JSON · .* at column 13 · mend"),
+        ("a.jsonl", b"[" * 100_000, {}, r"a.jsonl, line 1 cannot be read as JSON · .*recursion.* · mend or remove"),
+        ("a.jsonl", b'{"n": ' + b"7" * 5000 + b"}", {}, r"line 1 cannot be read as JSON · Exceeds the limit .* · mend"),
         ("a.jsonl", b'"x"\n', {}, r"a.jsonl, line 1 is no JSON object · .* · mend it"),
         ("a.jsonl", b'{"body": "x", "n": 1}\n', {}, r"line 1 has no column 'text' · its columns are body, n · choose"),
         ("a.jsonl", b'{"text": 7}\n', {}, r"line 1: 'text' is 7, not text · "),
@@ -301,6 +316,7 @@ def test_short_forms_of_the_config(tmp_path):
 def test_broken_files(tmp_path, name, content, more, message, measured):
     (tmp_path / name).write_bytes(content)
     hold_out = HoldOut(last=0.5) if measured else HoldOut()
+    Source.of(str(tmp_path / name))  # who only looks what it is leaves faults to who reads it
     with pytest.raises(ValueError, match=message):
         list(Source(path=str(tmp_path / name), hold_out=hold_out, **more).texts())
 

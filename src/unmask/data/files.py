@@ -90,7 +90,7 @@ def holds_dialogues(file: Path) -> bool:
     try:
         first = next((line for _, _, line in _lines(file) if line.strip()), "")
         return dialogues.is_one(json.loads(first))
-    except ValueError:  # whoever reads it will say so
+    except (ValueError, RecursionError):  # whoever reads it will say so
         return False
 
 
@@ -176,6 +176,10 @@ def _jsonl(file: Path, column: str | None, size: int) -> Iterator[Record]:
             raise ValueError(
                 f"{file}, line {number} is not JSON · {fault.msg} at column {fault.colno} · mend or remove that line"
             ) from None
+        except (ValueError, RecursionError) as fault:  # numbers of thousands of digits, lists in lists without end
+            raise ValueError(
+                f"{file}, line {number} cannot be read as JSON · {_first_line(fault)} · mend or remove that line"
+            ) from None
         if not isinstance(row, dict):
             form = "messages" if column is None else column
             raise ValueError(f"{file}, line {number} is no JSON object · each line reads {{{form!r}: ...}} · mend it")
@@ -241,8 +245,23 @@ def cells(table: Table, column: str | None, where: str) -> Iterator[str]:
     """
     if column is not None and table.column_names is not None and column not in table.column_names:
         raise _no_column(column, table.column_names, where)
-    for number, row in enumerate(table):
+    for number, row in enumerate(_whole(table, where)):
         yield _cell(row, column, f"{where}, row {number}")
+
+
+def _whole(table: Table, where: str) -> Iterator[dict[str, Any]]:
+    """The rows of a data set, the faults of whatever reads them as one line."""
+    rows, number = iter(table), 0
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except Exception as fault:  # of any of the packages below
+            mend = "fetch or write it again, or look at the connection"
+            raise ValueError(f"{where} cannot be read on from row {number} · {_first_line(fault)} · {mend}") from fault
+        yield row
+        number += 1
 
 
 def _cell(row: dict[str, Any], column: str | None, where: str) -> str:
