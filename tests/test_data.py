@@ -603,6 +603,50 @@ def test_a_window_of_one_batch_is_filled_with_rows_of_all_lengths(tmp_path, word
     assert len(lengths) == 600 and inside > 0.85 * lengths.std(correction=0)
 
 
+def rows_and_lengths(batches, epoch):
+    """The rows of each batch of an epoch, and their mean length."""
+    drawn = epoch_of(batches, epoch)
+    rows = [frozenset(tuple(row.tolist()) for row in rows_of(batch)) for batch in drawn]
+    return rows, [float(batch.canvas.lengths.double().mean()) for batch in drawn]
+
+
+def test_rows_meet_others_from_all_over_the_text_in_each_epoch(tmp_path):
+    batches = make(tmp_path, n=600, lengths={"single": 1})
+    (first, _), (second, _) = (rows_and_lengths(batches, epoch) for epoch in (0, 1))
+    n = len(set().union(*first))
+    for some in (first, second):
+        last = max(id for rows in some for row in rows for id in row)
+        early = [id for rows in some[:4] for row in rows for id in row[1:-1]]  # of the first window
+        assert min(early) < 0.2 * last and max(early) > 0.8 * last
+    assert n == len(set().union(*second)) == 600
+    assert len(set(first) & set(second)) < 0.1 * len(first)
+
+
+def test_batches_of_all_lengths_come_in_another_order_in_each_window(tmp_path):
+    (tmp_path / "a.txt").write_text("\n".join(numbered(400, words=range(1, 21))))
+    source = Source(path=str(tmp_path / "a.txt"), unit="line")
+    for window in (64, 8):
+        config = DataConfig(sources=[source], max_tokens=24, window=window, lengths={"single": 1})
+        batches = Batches.open(config, Words(), batch_tokens=256)
+        orders = []
+        for epoch in range(2 if window == 64 else 1):
+            means = rows_and_lengths(batches, epoch)[1]
+            size = len(means) if window == 64 else 8
+            orders += [np.argsort(means[at : at + 8]).tolist() for at in range(0, len(means) - size + 1, size)]
+        assert len(orders) > 1 and len({tuple(one) for one in orders}) == len(orders)
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.0])
+def test_rows_are_cut_otherwise_in_each_pass(tmp_path, weight):
+    (tmp_path / "a.txt").write_text("\n\n".join(numbered(200)))
+    source = Source(path=str(tmp_path / "a.txt"), weight=weight)
+    config = DataConfig(sources=[source], max_tokens=40, lengths={"uniform": 1})
+    batches = Batches.open(config, Words(), batch_tokens=80)
+    passes = Counter(row for epoch in range(2) for rows in rows_and_lengths(batches, epoch)[0] for row in rows)
+    assert sum(passes.values()) > 50 * weight
+    assert sum(n > 1 for n in passes.values()) < 0.7 * len(passes)
+
+
 def test_row_ids_never_repeat(tmp_path):
     batches = make(tmp_path)
     ids = torch.cat([b.row_ids for b in epoch_of(batches, 0) + epoch_of(batches, 1)])

@@ -263,6 +263,25 @@ def test_losses_are_averaged_over_tokens_or_rows() -> None:
     torch.testing.assert_close(seen.sum_rows(twice.mask.double()) * twice.weight, torch.ones(4).double())
 
 
+def test_a_share_of_the_rows_has_a_single_run() -> None:
+    for share in (0.0, 0.25, 1.0):
+        _, hidden = hidden_of({"law": "runs", "rate": [0.6, 0.6], "single": share}, 4000)
+        assert float((hidden.count == 1).double().mean()) == pytest.approx(share, abs=0.03)
+        assert set(hidden.count.tolist()) <= {1.0, 3.0}  # three fifths of five words begin a run of one
+
+
+def test_a_run_begins_anywhere() -> None:
+    seen, hidden = hidden_of({"law": "runs", "single": 1.0}, 4000)
+    places = seen.index[hidden.mask].bincount(minlength=LENGTH + 1)[1:] / 4000
+    torch.testing.assert_close(places, torch.full((LENGTH,), 1 / LENGTH), atol=0.03, rtol=0)
+
+
+def test_how_many_runs_begin_is_drawn_from_all_of_the_range() -> None:
+    _, hidden = hidden_of({"law": "runs", "rate": [0.2, 1.0]}, 4000)
+    shares = hidden.count.long().bincount(minlength=LENGTH + 1)[1:] / 4000  # of 1 + 4 u, rounded
+    torch.testing.assert_close(shares, torch.tensor([1, 2, 2, 2, 1]) / 8, atol=0.03, rtol=0)
+
+
 def test_what_is_given_is_never_hidden() -> None:
     clean = clean_canvas([TEXT] * 300)
     fixed = (clean.role != Role.TEXT) | (clean.index < 3)  # the prompt: the first two tokens

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from families import clean_canvas, noise_for, tiny_model
 from llamas import spoken
@@ -297,6 +298,36 @@ def test_a_part_without_rows_gives_nothing_to_the_gradient(name):
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
     lesson(clean, noise_for(clean)).total.backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())  # each takes part: processes wait for all of them
+
+
+def trainer_of(text, tmp_path, *settings) -> Trainer:
+    """One whose weights move by the gradient itself."""
+    recipe = setup.filled(resolve(text, [*TINY, "precision=float64", *settings]))
+    tokenizer = setup.make_tokenizer(recipe)
+    batches = Batches.open(recipe.data, tokenizer, batch_tokens=recipe.batch_tokens, seed=recipe.seed)
+    model, masking = setup.make_model(recipe, tokenizer), setup.make_masking(recipe, tokenizer)
+    folder, accelerator = checkpoint.RunFolder(tmp_path), Accelerator(cpu=True)
+    trainer = Trainer(recipe, model, masking, batches, tokenizer, folder, accelerator)
+    trainer.optimisers, trainer.rates = [torch.optim.SGD(trainer.parameters, lr=1.0)], [[1.0]]
+    return trainer
+
+
+def moved(trainer: Trainer, share: float) -> torch.Tensor:
+    before = [p.detach().clone() for p in trainer.parameters]
+    trainer.learn(share)
+    return torch.cat([(a - b).flatten() for a, b in zip(before, trainer.parameters, strict=True)])
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_gradient_is_that_of_the_mean_and_clipped_as_it_says(accumulate, text, tmp_path):
+    trainer = trainer_of(text, tmp_path, "clip=null", f"accumulate={accumulate}")
+    batch = next(trainer_of(text, tmp_path).batches)
+    loss = trainer.lesson(*trainer.to_device(batch, trainer.recipe.seed))
+    mean = torch.autograd.grad(loss.total / loss.count, trainer.parameters)
+    gradient = torch.cat([part.flatten() for part in mean])
+    torch.testing.assert_close(moved(trainer, 0.5), 0.5 * gradient, rtol=1e-9, atol=1e-12)
+    clipped = moved(trainer_of(text, tmp_path, "clip=0.01", f"accumulate={accumulate}"), 0.5)
+    torch.testing.assert_close(clipped, 0.5 * 0.01 * gradient / gradient.norm(), rtol=1e-4, atol=1e-9)
 
 
 # Budgets and rates.
@@ -585,6 +616,42 @@ def test_momentum_is_what_stays_of_the_gradients_before():
     assert not torch.allclose(moved(0.9, first, second), moved(0.9, second))
     recipe = checked({"data": "x", "optimiser": {"momentum": 0.5}})
     assert make_optimisers(tiny_model("blank_lm"), recipe)[0].param_groups[0]["momentum"] == 0.5
+
+
+def test_weights_decay_as_the_recipe_says():
+    model = tiny_model("blank_lm")
+    recipe = checked({"data": "x", "optimiser": {"weight_decay": 0.25}})
+    muon, adam = make_optimisers(model, recipe)
+    for optimiser, rate_of in ((muon, 0.02), (adam, 3e-3)):
+        parameters = optimiser.param_groups[0]["params"]
+        before = [p.detach().clone() for p in parameters]
+        for p in parameters:
+            p.grad = torch.zeros_like(p)
+        optimiser.step()
+        for old, new in zip(before, parameters, strict=True):
+            torch.testing.assert_close(new.detach(), old * (1 - rate_of * 0.25), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(("shape", "scale"), [((8, 2), 2.0), ((4, 4), 1.0), ((2, 8), 1.0)])
+def test_muon_moves_tall_matrices_further(shape, scale):
+    gradient = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weight = torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+    optimiser, weight.grad = Muon([weight], lr=0.5, momentum=0.0), gradient.clone()
+    optimiser.step()
+    torch.testing.assert_close(weight.detach(), -0.5 * scale * orthogonal(gradient[None])[0])
+
+
+def test_a_young_average_forgets_faster():
+    model = tiny_model("blank_lm")
+    average = Average(model, 0.9)
+    for step, kept in ((0, 0.1), (8, 0.5), (80, 0.9), (10_000, 0.9)):
+        before = {name: mean.clone() for name, mean in average.mean.items()}
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(1)
+        average.update(step)
+        for name, p in model.named_parameters():
+            torch.testing.assert_close(average.mean[name], kept * before[name] + (1 - kept) * p.detach())
 
 
 def test_swapping_the_average_twice_is_nothing():
