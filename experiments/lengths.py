@@ -129,9 +129,9 @@ def lines(rows: Sequence[Row]) -> list[Row]:
         some = [row for row in rows if (row["filled up by"], row["canvas"]) == name]
         line = dict(some[0]) | {"n": len(some[0]["hits"])}
         line["seeds"] = spread([sum(row["hits"]) / len(row["hits"]) for row in some], ".1%")
-        for name, error, each in (("exact", "±", "hits"), ("F1", "± of it", "F1s")):
+        for figure, error, each in (("exact", "±", "hits"), ("F1", "± of it", "F1s")):
             scores = over_seeds(some, each)
-            line[name], line[error] = ratio(scores, [1.0] * len(scores))
+            line[figure], line[error] = ratio(scores, [1.0] * len(scores))
         line["words"] = sum(row["words"] for row in some) / len(some)
         line["canvas"] = name[1] if isinstance(name[1], str) else f"{name[1]:g} x"
         out.append(line)
