@@ -11,6 +11,7 @@ from torch import Tensor
 from unmask.canvas import Canvas
 from unmask.masking.hidden import Hidden, units
 from unmask.masking.levels import Levels
+from unmask.masking.settings import check
 from unmask.noise import Noise
 from unmask.schedules import SCHEDULES
 
@@ -39,6 +40,7 @@ def exact_count(
     `bound=False` each token weighs 1, as under the other laws: beside them in a mixture, rows that hide nearly all
     would else outweigh the rest. `levels` say how m / n is drawn where it is not uniform.
     """
+    check("exact_count", {"bound": bound, "least": least})
     kinds = units(clean, begins)
     n = kinds.per_row
     steps = n + 1 - least
@@ -65,6 +67,7 @@ def bernoulli(
     """
     if not isinstance(schedule, str) or schedule not in SCHEDULES:
         raise ValueError(f"no schedule {schedule!r} · schedules: {', '.join(SCHEDULES)} · name one of them")
+    check("bernoulli", {"epsilon": epsilon})
     kinds, law = units(clean), SCHEDULES[schedule]
     u = levels(noise, "t")
     t = epsilon + (1 - epsilon) * u
@@ -88,6 +91,7 @@ def runs(
     A share `single` of the rows has just one. `lengths[i]` is the probability of a run of i + 1 words. A run takes the
     punctuation inside it, not around it. Runs that touch are one run. Each token weighs 1.
     """
+    check("runs", {"lengths": lengths, "rate": rate, "single": single})
     kinds = units(clean, begins)
     words = kinds.word.nonzero().squeeze(1)  # [W] units
     row = kinds.row[words]
