@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 LOOKS = frozenset(map(chr, range(0xFE00, 0xFE10)))  # variation selectors; most follow a picture, and are none
 MOST_WORDS = 999_999  # of one blank; a larger number is a slip of the hand
@@ -118,6 +119,28 @@ def escape(text: str, *, blank: str | None = None, marks: str | None = None) -> 
         parts += [text[at : match.start()], "\\" * (n_backslashes + 1), match[0]]
         at = match.end()
     return "".join(parts) + text[at:]
+
+
+def are_many(text: str | Sequence[Any]) -> bool:
+    """Whether it is a list of texts rather than one text or its pieces.
+
+    Raises:
+        ValueError: when it is none of them.
+    """
+    return not isinstance(text, str) and not any(isinstance(piece, Sign) for piece in checked(text))
+
+
+def checked(given: Any) -> Any:
+    """The same, if it may be a text, its pieces or a list of texts.
+
+    Raises:
+        ValueError: when it is none of them.
+    """
+    if isinstance(given, bytes) or not isinstance(given, Sequence):
+        raise ValueError(
+            f"{given!r:.40} is no text · a text is a string, or a list of its pieces · give one, or a list of texts"
+        )
+    return given
 
 
 def merge(pieces: Iterable[str | Sign]) -> tuple[str | Sign, ...]:

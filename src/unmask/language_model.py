@@ -21,7 +21,7 @@ from unmask.decoding.ranking import rank
 from unmask.decoding.score import EMPTY, Asked, score
 from unmask.decoding.search import Search, search_of
 from unmask.folder import write_model
-from unmask.holes import Blank, Mask, Sign
+from unmask.holes import Blank, Mask, Sign, are_many, checked
 from unmask.memory import lean
 from unmask.model import Model, fastest, pack, quantise
 from unmask.results import Fill as Fill
@@ -185,8 +185,8 @@ class LanguageModel:
         Raises:
             ValueError: when the text cannot be read, or not filled by this model within its limits.
         """
-        many = _are_many(text)
-        texts: list[str | Pieces] = [_text(one) for one in (text if many else [text])]
+        many = are_many(text)
+        texts: list[str | Pieces] = [checked(one) for one in (text if many else [text])]
         readings = [self.tokenizer.read(one, blank=blank, marks=marks) for one in texts]
         how = policy, n, beam, steps, temperature, top_p, top_k, seed, timeout, masks, end_penalty
         search = search_of(*how, closes=self.model.objective.closes)
@@ -239,7 +239,7 @@ class LanguageModel:
         Raises:
             ValueError: when the prompt is too long, or the model cannot go on from it.
         """
-        many = not isinstance(prompt, str | Reading) and _are_many(prompt)
+        many = not isinstance(prompt, str | Reading) and are_many(prompt)
         prompts = [prompt] if isinstance(prompt, str | Reading) else list(prompt)
         readings = [self._behind(one, Blank()) for one in prompts]
         how = policy, n, beam, steps, temperature, top_p, top_k, seed, timeout, masks, end_penalty
@@ -270,7 +270,7 @@ class LanguageModel:
         What is drawn, and a beam of 1, are shown as they happen; a wider beam is searched first, and the steps are
         those that led to its answer, which is that of `fill`.
         """
-        reading = self.tokenizer.read(_text(text), blank=blank, marks=marks)
+        reading = self.tokenizer.read(checked(text), blank=blank, marks=marks)
         how = policy, 1, beam, steps, temperature, top_p, top_k, seed, timeout, masks, end_penalty
         search = search_of(*how, closes=self.model.objective.closes)
         opened = open_all(self.model, self.tokenizer, [reading], max_words, search.masks)
@@ -310,7 +310,7 @@ class LanguageModel:
         Raises:
             ValueError: for an empty text, one too long for the model, or a method it does not have.
         """
-        texts = list(text) if _are_many(text) else [str(text)]
+        texts = list(text) if are_many(text) else [str(text)]
         if odd := [one for one in texts if not isinstance(one, str)]:
             raise ValueError(f"{odd[0]!r:.40} is no text · what is scored is a string · give one, or a list of them")
         if prompt is None:
@@ -370,26 +370,6 @@ def _find(name: str | Path | None) -> Path:
             raise ValueError(f"the default model is not installed · {WEIGHTS} is empty · name a model's folder")
         return WEIGHTS
     return place_of(name)
-
-
-def _are_many(text: str | Sequence[Any]) -> bool:
-    """Whether it is a list of texts rather than one text or its pieces."""
-    if isinstance(text, str):
-        return False
-    return not any(isinstance(piece, Sign) for piece in _text(text))
-
-
-def _text(given: Any) -> Any:
-    """The same, if it may be a text or a list.
-
-    Raises:
-        ValueError: when it is neither.
-    """
-    if isinstance(given, bytes) or not isinstance(given, Sequence):
-        raise ValueError(
-            f"{given!r:.40} is no text · a text is a string, or a list of its pieces · give one, or a list of texts"
-        )
-    return given
 
 
 def _of_length(reading: Reading, words: int) -> list[str | Sign]:

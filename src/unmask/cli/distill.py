@@ -82,12 +82,12 @@ def _prompts(pairs: Path) -> Iterator[inputs.Input]:
         prompt = row.get("prompt") if isinstance(row, dict) else None
         if isinstance(prompt, str) and (half := _SURROGATE.search(prompt)):
             why = f"line {number}: the prompt has half a character at {half.start()} · it is no Unicode text · mend it"
-            yield inputs.Input(line.text, why)
+            yield inputs.Input(line.text, error=why)
         elif isinstance(prompt, str) and prompt.strip():
             yield inputs.Input(prompt)
         else:
             why = f'line {number} has no prompt · a line is {{"prompt": TEXT}}, whatever else it has · mend it'
-            yield inputs.Input(line.text, line.error or why)
+            yield inputs.Input(line.text, error=line.error or why)
 
 
 def _begun(part: Path, settings: dict[str, str]) -> list[str]:

@@ -116,12 +116,11 @@ def check(
         ValueError: when a name or number is not one that can be, or two of them do not go together.
     """
     kind, _ = level_of(policy)
-    least = {"n": (n, 1), "beam": (beam, 1), "steps": (steps, 1), "top_k": (top_k, 1), "temperature": (temperature, 0)}
-    for name, (value, bound) in least.items():
-        if name != "temperature" and value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
-            raise ValueError(f"{name} is {value!r} · it is a whole number, {bound} or more · change it")
-        if value is not None and not bound <= value < float("inf"):
-            raise ValueError(f"{name} is {value} · it cannot be less than {bound} or endless · change it")
+    for name, value in {"n": n, "beam": beam, "steps": steps, "top_k": top_k}.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
+            raise ValueError(f"{name} is {value!r} · it is a whole number, 1 or more · change it")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature is {temperature} · it cannot be less than 0 or endless · change it")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p} · it is a share of the probability · take one above 0, at most 1")
     if timeout is not None and not timeout > 0:
