@@ -112,7 +112,7 @@ def fault(place: Path, read=read_model) -> str:
     with pytest.raises(ValueError) as caught:
         read(place)
     said = str(caught.value)
-    assert "\n" not in said and said.count(" · ") == 2 and str(place) in said, said
+    assert "\n" not in said and said.count(" · ") == 2 and str(place) in said and f"{place}: {place}" not in said, said
     return said
 
 

@@ -21,6 +21,7 @@ from unmask.language_model import LanguageModel
 from unmask.model import Model, ModelConfig, quantise
 from unmask.public import write_public
 from unmask.public.checkpoint import ALIKE
+from unmask.tokenizer import Tokenizer
 from unmask.tokenizer.tokenizer import PROBES
 
 
@@ -162,11 +163,25 @@ def test_a_missing_file_is_named(name, named, tmp_path):
         ("model.safetensors.index.json", '{"weight_map": {"a": "model-9.safetensors"}}', "has no model-9.safetensors"),
         ("model.safetensors.index.json", "{}", "index.json is broken"),
         ("tokenizer.json", "{}", "tokenizer.json is no tokenizer"),
+        ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {}}}', "tokenizer.json has an empty vocabulary"),
+        ("tokenizer.json", '{"model": {"type": "Ours", "vocab": {"a": 0}}}', "the tokenizer cannot be built"),
+        (
+            "tokenizer.json",
+            '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "pre_tokenizer": {"type": "Ours"}}',
+            "the tokenizer cannot be built",
+        ),
+        (
+            "tokenizer.json",
+            '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": [{"id": 1, "special": true}]}',
+            "tokenizer.json is no tokenizer",
+        ),
     ],
 )
 def test_a_broken_file_is_named(name, content, named, tmp_path):
     (written(tmp_path / "in") / name).write_text(content)
     assert named in fault(tmp_path / "in")
+    if name == "tokenizer.json":
+        assert named in fault(tmp_path / "in", Tokenizer.load)
 
 
 def test_one_tensor_at_a_time_is_in_memory(tmp_path):
@@ -210,6 +225,42 @@ def test_the_vocabulary_comes_along(tmp_path):
     assert len(theirs) == tokenizer.vocab_size
     said = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (said["bos_token_id"], said["eos_token_id"], said["torch_dtype"]) == (1, 0, "float32")
+
+
+FRAME = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {"<|im_start|>": {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]}},
+}
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+@pytest.mark.parametrize(
+    ("frame", "said", "begin"),
+    [
+        (FRAME, {}, 1),
+        ({"type": "Sequence", "processors": [BYTES, FRAME]}, {"add_bos_token": False}, 1),
+        (BYTES, {"add_bos_token": True, "bos_token": {"content": "<|im_start|>"}}, 1),
+        (None, {"add_bos_token": True}, 1),  # by bos_token_id
+        (None, {"add_bos_token": False, "bos_token": "<|im_start|>"}, 0),
+    ],
+)
+def test_what_the_tokenizer_puts_before_a_text_begins_it(frame, said, begin, tmp_path):
+    folder = written(tmp_path / "in")
+    definition = json.loads((folder / "tokenizer.json").read_text()) | {"post_processor": frame}
+    (folder / "tokenizer.json").write_text(json.dumps(definition))
+    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+    model, tokenizer = read_model(folder)
+    assert model.config.options == {"plain": True, "begin": begin, "stop": 0}
+    again = write_public(tmp_path / "out", model, tokenizer)
+    assert read_config(again).options == model.config.options
+    definition["post_processor"] = {
+        **FRAME,
+        "special_tokens": {"<|im_start|>": {**FRAME["special_tokens"]["<|im_start|>"], "ids": [999]}},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(definition))
+    assert "token 999 stands before texts" in fault(folder)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

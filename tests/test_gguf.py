@@ -186,6 +186,7 @@ def test_what_stands_before_and_behind_a_text_comes_along(tmp_path):
     facts = {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.add_eos_token": True}
     file = gguf_of(tmp_path / "a.gguf", llama(), **facts)
     definition = read_tokenizer(file).definition
+    assert read_config(file).options == {"plain": True, "begin": 1, "stop": 0}
     encode = tokenizers.Tokenizer.from_str(json.dumps(definition)).encode
     ids = spoken().encode("The cat").ids
     assert encode("The cat").ids == [1, *ids, 0] and encode("The cat", add_special_tokens=False).ids == ids

@@ -73,9 +73,9 @@ class Checkpoint:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Its vocabulary and the signs."""
-        own = self.signs
+        own, size = self.signs, self.shape.vocab_size  # whose errors say where already
         try:
-            return self._vocabulary(own)
+            return self._vocabulary(own, size)
         except ValueError as fault:
             raise ValueError(f"{self.where}: {fault}") from None
 
@@ -127,9 +127,9 @@ class Checkpoint:
                 parameter.detach().zero_()  # the head's bias, which a public model does not have
         return model.eval(), self.tokenizer
 
-    def _vocabulary(self, own: dict[str, int]) -> Tokenizer:
+    def _vocabulary(self, own: dict[str, int], size: int) -> Tokenizer:
         """The tokenizer, with tokens for all signs but its own."""
-        return Tokenizer(definitions.extended(self.definition, self.shape.vocab_size))
+        return Tokenizer(definitions.extended(self.definition, size))
 
     def _options(self) -> dict[str, Any]:
         """The family's."""
@@ -141,15 +141,36 @@ class Checkpoint:
         return [self._ends()[0]] if sign == "start" else self.tokenizer.encode(ALIKE[sign], inside=True)
 
     def _ends(self) -> tuple[int, int]:
-        """The tokens before and behind a text: those whose names say so, else those of the settings."""
-        known = {
-            added["content"]: added["id"] for added in self.definition.get("added_tokens") or () if added["special"]
-        }
-        begin, stop = (definitions.find(known, definitions.SIGNS[sign][1:]) for sign in ("start", "end"))
+        """The tokens before and behind a text; what ends one its name says, else the settings."""
+        begin, stop = self._begin(), definitions.find(self._added(), definitions.SIGNS["end"][1:])
         stop = self._said("eos_token_id") if stop is None else stop
         if stop is None:
             raise ValueError(f"{self.where} has no token that ends a text · a model needs one · set eos_token_id")
         return stop if begin is None else begin, stop  # where nothing begins a text, texts follow one another
+
+    def _begin(self) -> int | None:
+        """The token that begins a text: the one its tokenizer puts before texts, else the one whose name says so."""
+        puts = definitions.leading(self.definition)
+        if puts is None and _described(self.where).get("add_bos_token") is True:
+            puts = self._bos()
+            puts = self._said("bos_token_id") if puts is None else puts
+        if puts is not None and not 0 <= puts < self.shape.vocab_size:
+            raise ValueError(
+                f"{self.where}: token {puts} stands before texts · there is none · save the tokenizer anew"
+            )
+        return definitions.find(self._added(), definitions.SIGNS["start"][1:]) if puts is None else puts
+
+    def _bos(self) -> int | None:
+        """The token that `tokenizer_config.json` names as the beginning of a text."""
+        told = _described(self.where).get("bos_token")
+        name = told.get("content") if isinstance(told, dict) else told
+        return self._added().get(str(name))
+
+    def _added(self) -> dict[str, int]:
+        """Special tokens by name."""
+        return {
+            added["content"]: added["id"] for added in self.definition.get("added_tokens") or () if added["special"]
+        }
 
     def _said(self, key: str) -> int | None:
         value = self.said.get(key)
@@ -195,14 +216,16 @@ class MaskedCheckpoint(Checkpoint):
 
     def _begin(self) -> int | None:
         """The token that begins a text: as its tokenizer says, else by its name, else as its settings say."""
-        known = {added["content"]: added["id"] for added in self.definition.get("added_tokens") or ()}
-        told = _described(self.where).get("bos_token")
-        name = told.get("content") if isinstance(told, dict) else told
-        found = definitions.find(known, [str(name), *definitions.SIGNS["start"][1:]])
+        found = self._bos()
+        found = definitions.find(self._added(), definitions.SIGNS["start"][1:]) if found is None else found
         return self._said("bos_token_id") if found is None else found
 
-    def _vocabulary(self, own: dict[str, int]) -> Tokenizer:
-        return Tokenizer(definitions.completed(self.definition, self.shape.vocab_size, own), own)
+    def _added(self) -> dict[str, int]:
+        """Added tokens by name; some folders forget to call theirs special."""
+        return {added["content"]: added["id"] for added in self.definition.get("added_tokens") or ()}
+
+    def _vocabulary(self, own: dict[str, int], size: int) -> Tokenizer:
+        return Tokenizer(definitions.completed(self.definition, size, own), own)
 
     def _options(self) -> dict[str, Any]:
         return {"ends": True}  # it writes what ends a text, also where that pads one
@@ -240,7 +263,7 @@ def _described(place: Path) -> dict[str, Any]:
     path = place / "tokenizer_config.json"
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a GGUF file is no folder
         return {}
     except ValueError as fault:
         raise ValueError(f"{path} is not JSON · {fault} · copy the folder again") from None

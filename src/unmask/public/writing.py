@@ -73,8 +73,11 @@ def write_public(
     write_tensors(folder, tensors, shard_bytes)
     tokenizer.save(folder)
     described = _described(tokenizer, settings) | {"model_max_length": config.backbone.max_length}
+    options = config.options or {}
     if kind == "llada":  # whose settings do not say what begins a text
         described["bos_token"] = _name(tokenizer, config.signs["start"])
+    elif options.get("begin") is not None and options["begin"] != options.get("stop"):
+        described |= {"bos_token": _name(tokenizer, options["begin"]), "add_bos_token": True}
     write_text(folder / "tokenizer_config.json", json.dumps(described, indent=2, ensure_ascii=False) + "\n")
     if card:
         write_text(folder / CARD, card)

@@ -45,15 +45,18 @@ def read(place: Path) -> dict[str, Any]:
     path = place / "tokenizer.json" if place.is_dir() else place
     try:
         definition = json.loads(path.read_text(encoding="utf-8"))
-        definition["model"]["vocab"]
+        vocabulary, added = definition["model"]["vocab"], definition.get("added_tokens") or ()
+        whole = all({"id", "content", "special"} <= one.keys() for one in added)
     except OSError as error:
         raise ValueError(
             f"{path} cannot be read · {error.strerror} · name a folder that holds tokenizer.json"
         ) from None
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(
-            f"{path} is no tokenizer · it is not what Hugging Face tokenizers save · save it anew"
-        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{path} is no tokenizer · it is not what Hugging Face tokenizers save · save it anew")
+    if not vocabulary:
+        raise ValueError(f"{path} has an empty vocabulary · no text can be written with it · save it anew")
     assert isinstance(definition, dict)
     return definition
 
@@ -119,6 +122,18 @@ def find(known: Mapping[str, int], names: Iterable[str]) -> int | None:
     return next((known[name] for name in names if name in known), None)
 
 
+def leading(definition: Mapping[str, Any]) -> int | None:
+    """The id of the token that a vocabulary's post-processor puts before a text, if it puts one there."""
+    found: int | None = None
+    for step in steps(definition.get("post_processor")):
+        first = (step.get("single") or [{}])[0].get("SpecialToken")
+        if "cls" in step:  # as BERT and RoBERTa have it
+            found = step["cls"][1]
+        elif first and (ids := step["special_tokens"].get(first["id"], {}).get("ids")):
+            found = ids[0]
+    return found
+
+
 def extended(definition: dict[str, Any], size: int) -> dict[str, Any]:
     """The definition of a public vocabulary with a token of its own for every sign, from id `size` on.
 
@@ -157,9 +172,14 @@ def _opened(definition: dict[str, Any], size: int) -> tuple[tokenizers.Tokenizer
     """A vocabulary, its tokens, and the first id behind them.
 
     Raises:
-        ValueError: when it is larger than the model.
+        ValueError: when it is larger than the model, or is not known to `tokenizers`.
     """
-    rust = tokenizers.Tokenizer.from_str(json.dumps(definition))
+    try:
+        rust = tokenizers.Tokenizer.from_str(json.dumps(definition))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise ValueError(
+            f"the tokenizer cannot be built · {error} · save it anew with Hugging Face tokenizers"
+        ) from error
     known = rust.get_vocab(with_added_tokens=True)
     top = max(known.values()) + 1
     if top > size:

@@ -139,7 +139,11 @@ class Tokenizer:
         Raises:
             ValueError: when there is none, or it is no tokenizer.
         """
-        return cls(definitions.read(Path(place)), definitions.read_signs(Path(place)))
+        definition, signs = definitions.read(Path(place)), definitions.read_signs(Path(place))
+        try:
+            return cls(definition, signs)
+        except ValueError as fault:
+            raise ValueError(f"{place}: {fault}") from fault
 
     def save(self, folder: str | Path) -> Path:
         """Write `tokenizer.json` into a folder, which is made if need be; returns the file.
