@@ -16,6 +16,7 @@ from unmask.evaluation.neighbours import Neighbours, backed_off, common_words
 from unmask.evaluation.prompts import prompts
 from unmask.evaluation.report import proportion, ratio
 from unmask.holes import Blank, merge, parse
+from unmask.holes import Blank, parse
 
 TEXT = "The cat sat on the mat. The cat sat on the log. The dog sat on the mat. A cat ran to the old mat."
 
@@ -62,6 +63,8 @@ def test_punctuation_stays_outside() -> None:
     assert item.gold == "don't"
     assert item.free == '1 2 3 4 "___," 5'
     assert item.told == '1 2 3 4 "___{1}," 5'
+    assert parse(item.free) == item.around(Blank())
+    assert parse(item.told) == item.around(Blank((1, 1)))
     assert item.sentence == '1 2 3 4 "don\'t," 5'
 
 
@@ -179,11 +182,12 @@ class Oracle:
         self.batches: list[int] = []
         self.model = SimpleNamespace(objective=SimpleNamespace(paths="many"))
 
-    def fill(self, texts: list[str], n: int, seed: int) -> list[list[Any]]:
+    def fill(self, texts: list[Any], n: int, seed: int) -> list[list[Any]]:
         self.batches.append(len(texts))
-        if not isinstance(texts[0], str):
+        if any(getattr(piece, "candidates", ()) for piece in texts[0]):
             return [[self._choice(pieces)] for pieces in texts]
-        return [[self._fill("wrong"), self._fill(self._answer(text))][:n] for text in texts]
+        said = ["".join(piece if isinstance(piece, str) else "___" for piece in text) for text in texts]
+        return [[self._fill("wrong"), self._fill(self._answer(text))][:n] for text in said]
 
     def score(self, texts: list[str], **how: Any) -> list[Any]:
         kinds = ["exact" if len(text.split()) < 7 else "estimate" for text in texts]
@@ -194,7 +198,6 @@ class Oracle:
 
     def _answer(self, text: str) -> str:
         before, after = text.split("___")
-        after = after.partition("}")[2] if after.startswith("{") else after
         (sentence,) = [s for s in self.sentences if s.startswith(before) and s.endswith(after)][:1]
         return sentence[len(before) : len(sentence) - len(after)]
 

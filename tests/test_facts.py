@@ -16,6 +16,7 @@ from unmask.cli import main
 from unmask.evaluation import TASKS, facts, multiple_choice
 from unmask.evaluation.asking import Asked
 from unmask.evaluation.cloze import Cloze
+from unmask.evaluation.filling import filled
 from unmask.holes import Blank
 
 RELATIONS = {
@@ -58,6 +59,23 @@ def test_the_whole_task(file: Path) -> None:
     first = [lm.fill(f"{who} sat on the ___{{mat|old man}}.")[0].holes[0] for who in ("the cat", "the dog")]
     assert choice["top-1"] == sum(hole.text == gold for hole, gold in zip(first, ("mat", "old man"), strict=True)) / 2
     assert 0 <= choice["ECE"] <= 1
+
+
+def test_signs_in_a_subject_are_text(tmp_path: Path) -> None:
+    """A backslash, a mask and underscores beside the blank: one hole, of which alone the answers are."""
+    path = tmp_path / "facts.json"
+    known = [{"sub_label": subject, "obj_label": "mat"} for subject in ("[MASK]", "a ___", "C:\\")]
+    path.write_text(json.dumps({"P": {"facts": known, "patterns": [{"pattern": "[X][Y] ."}]}}))
+    items = [item for item, _ in facts.facts(path, 0)]
+    for told in (False, True):
+        found = filled(toy("left_to_right"), items, told, 3, 0, lambda *_: None)
+        assert all(0 < len(some) <= 3 for some in found)
+    pieces = items[0].around(Blank((1, 1)))
+    assert pieces == ["[MASK]", Blank((1, 1)), "."]
+    fills = toy("left_to_right").fill([pieces], n=3)[0]
+    assert [fill.holes[0].text.strip() for fill in fills] == filled(
+        toy("left_to_right"), items[:1], True, 3, 0, lambda *_: None
+    )[0]
 
 
 def test_the_right_hit_is_counted(file: Path) -> None:

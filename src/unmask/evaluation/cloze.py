@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unmask.data.sentences import cut
+from unmask.holes import Blank, Sign
 
 SHORTEST, LONGEST = 5, 40  # words of a sentence that is taken
 RUNS = (2, 3, 4)  # words of a longer blank
@@ -36,6 +37,11 @@ class Cloze:
     def told(self) -> str:
         """The sentence with a blank that says how many words are missing."""
         return f"{self.before}___{{{self.gold.count(' ') + 1}}}{self.after}"
+
+    def around(self, sign: Blank) -> list[str | Sign]:
+        """The sentence with a sign in the place of the words, as pieces: whatever else stands in it is text."""
+        pieces: list[str | Sign] = [self.before, sign, self.after]
+        return [piece for piece in pieces if piece != ""]
 
     @property
     def sentence(self) -> str:

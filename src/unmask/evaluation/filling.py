@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from unmask.evaluation.asking import Asked
 from unmask.evaluation.cloze import Cloze
 from unmask.evaluation.report import proportion
+from unmask.holes import Blank
 
 if TYPE_CHECKING:
     from unmask.evaluation import Tell
@@ -19,19 +20,28 @@ BATCH = 32  # texts a call
 
 def filled(lm: Filler, items: Sequence[Cloze], told: bool, n: int, seed: int, tell: Tell) -> list[list[str]]:
     """The model's `n` best fills for each blank; `told` says how many words are missing."""
-    holes = [item.told if told else item.free for item in items]
+    words = [item.gold.count(" ") + 1 for item in items]
+    holes = [item.around(Blank((k, k)) if told else Blank()) for item, k in zip(items, words, strict=True)]
+    sizes = [len(item.before) + len(item.after) for item in items]
     if not isinstance(lm, Asked):
-        answers = batched(lambda some: lm.fill(some, n=n, seed=seed), holes, tell, "filling")
+        answers = batched(lambda some: lm.fill(some, n=n, seed=seed), holes, tell, "filling", sizes)
         return [[fill.holes[0].text.strip() for fill in fills] for fills in answers]
     # What goes on in its own way may close with a full stop: twice as many answers, told apart without.
-    answers = batched(lambda some: lm.fill(some, n=2 * n, seed=seed), holes, tell, "asking")
+    answers = batched(lambda some: lm.fill(some, n=2 * n, seed=seed), holes, tell, "asking", sizes)
     bare = [[fill.holes[0].text.strip(f" {CLOSING}") for fill in fills] for fills in answers]
     return [list(dict.fromkeys(answer for answer in some if answer))[:n] for some in bare]
 
 
-def batched(work: Callable[[list[Any]], Any], inputs: Sequence[Any], tell: Tell, what: str) -> list[Any]:
-    """Batches of texts of about one length, answers in the order of the inputs."""
-    order = sorted(range(len(inputs)), key=lambda place: len(str(inputs[place])))
+def batched(
+    work: Callable[[list[Any]], Any],
+    inputs: Sequence[Any],
+    tell: Tell,
+    what: str,
+    sizes: Sequence[int] | None = None,
+) -> list[Any]:
+    """Batches of texts of about one length, answers in the order of the inputs; `sizes`: how long each is."""
+    sizes = [len(str(one)) for one in inputs] if sizes is None else sizes
+    order = sorted(range(len(inputs)), key=sizes.__getitem__)
     answers: list[Any] = [None] * len(inputs)
     for start in range(0, len(order), BATCH):
         tell(start, len(order), what)

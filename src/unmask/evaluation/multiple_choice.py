@@ -35,10 +35,7 @@ def choice(
     lm: Filler, blanks: str, items: Sequence[Cloze], offered: Sequence[Sequence[str]], seed: int, tell: Tell
 ) -> dict[str, Any]:
     """A row: how often the model's first of the candidates is right, and its expected calibration error."""
-    asked = [
-        [piece for piece in (item.before, Blank(candidates=tuple(some)), item.after) if piece != ""]
-        for item, some in zip(items, offered, strict=True)
-    ]
+    asked = [item.around(Blank(candidates=tuple(some))) for item, some in zip(items, offered, strict=True)]
     answers = batched(lambda some: lm.fill(some, n=1, seed=seed), asked, tell, "choosing")
     first = [fills[0].holes[0] for fills in answers]
     right = [hole.text == item.gold for hole, item in zip(first, items, strict=True)]
