@@ -42,12 +42,25 @@ def test_facts_become_sentences_with_a_blank(file: Path) -> None:
     assert found[0][1] == ["mat", "old man"]
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"P1": {"facts": []}}', '{"P1": 3}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{",
+        "\udcff",
+        '{"P1": {"facts": []}}',
+        '{"P1": 3}',
+        '{"P1": {"facts": [{"sub_label": "a", "obj_label": 3}], "patterns": [{"pattern": "[X] is [Y]"}]}}',
+        '{"P1": {"facts": [{"sub_label": "a"}]}}',
+        '{"P1": {"facts": [], "patterns": ["[X] is [Y]"]}}',
+    ],
+)
 def test_a_file_without_facts_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "none.json"
-    path.write_text(content)
-    with pytest.raises(ValueError, match="holds no facts"):
+    path.write_text(content, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(ValueError, match="holds no facts") as caught:
         facts.facts(path, 0)
+    assert str(path) in str(caught.value) and str(caught.value).count(" · ") == 2
 
 
 def test_the_whole_task(file: Path) -> None:

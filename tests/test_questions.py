@@ -140,13 +140,24 @@ def test_a_long_answer_may_win_by_the_token() -> None:
         '{"text": "a ___", "choices": ["b", "c"], "answer": 2}',
         '{"text": "a ___", "choices": ["b", "b"], "answer": 0}',
         '{"text": "a ___", "choices": ["b", "c"]}',
+        '{"text": "a ___", "choices": [1, 2], "answer": 0}',
+        '{"text": "a ___", "choices": null, "answer": 0}',
+        '{"text": "a ___", "choices": "abc", "answer": 0}',
+        '{"text": "a ___", "choices": ["b", ""], "answer": 0}',
+        '{"text": "a ___", "choices": ["b", "c"], "answer": true}',
+        '{"text": 3, "choices": ["b", "c"], "answer": 0}',
+        "\udcff",
     ],
 )
 def test_a_line_that_is_no_question_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "bad.jsonl"
-    path.write_text('{"text": "a ___", "choices": ["b", "c"], "answer": 1}\n' + line)
-    with pytest.raises(ValueError, match="line 2, is no question"):
+    whole = '{"text": "a\u2028 ___", "choices": ["b", "c"], "answer": 1}\n'  # a line of its own to some, here text
+    path.write_text(whole + line, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(ValueError, match="line 2, is no question") as caught:
         questions.questions(path)
+    assert str(path) in str(caught.value) and str(caught.value).count(" · ") == 2
+    path.write_text(whole, encoding="utf-8")
+    assert questions.questions(path)[0].pieces[0] == "a\u2028 "
     path.write_text("\n")
     with pytest.raises(ValueError, match="holds no questions"):
         questions.questions(path)

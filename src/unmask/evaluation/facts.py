@@ -50,18 +50,43 @@ def facts(path: Path, seed: int) -> list[tuple[Cloze, list[str]]]:
         ValueError: when it does not.
     """
     try:
-        relations: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        found = []
-        for relation in relations.values():
-            patterns = [entry["pattern"] for entry in relation.get("patterns", ()) if "[Y]" in entry["pattern"]]
-            objects = sorted({fact["obj_label"] for fact in relation["facts"]})
-            for fact in relation["facts"]:
-                if patterns:
-                    found.append((_sentence(patterns, fact["sub_label"], fact["obj_label"], seed), objects))
-    except (ValueError, KeyError, TypeError, AttributeError) as fault:
-        raise ValueError(f"{path} holds no facts · {fault!r} · give a file in ParaRel's form") from None
+        relations = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as fault:  # a fault of JSON says which line
+        why = "it is not UTF-8" if isinstance(fault, UnicodeDecodeError) else f"it is not JSON: {fault}"
+        raise ValueError(f"{path} holds no facts · {why} · give a file in ParaRel's form") from None
+    if not isinstance(relations, dict):
+        raise ValueError(f"{path} holds no facts · it has no relations by name · give a file in ParaRel's form")
+    found = []
+    for name, relation in relations.items():
+        relation = relation if isinstance(relation, dict) else {}
+        try:
+            known = _texts(relation.get("facts"), "sub_label", "obj_label")
+            patterns = [one for (one,) in _texts(relation.get("patterns", []), "pattern") if "[Y]" in one]
+        except ValueError as fault:
+            raise ValueError(f"{path}: {name!r} holds no facts · {fault} · give a file in ParaRel's form") from None
+        objects = sorted({thing for _, thing in known})
+        if patterns:
+            found += [(_sentence(patterns, subject, thing, seed), objects) for subject, thing in known]
     if not found:
         raise ValueError(f"{path} holds no facts · none of its relations has a pattern · give a file in ParaRel's form")
+    return found
+
+
+def _texts(entries: Any, *names: str) -> list[list[str]]:
+    """What each of some entries has under these names.
+
+    Raises:
+        ValueError: when one of it is no text.
+    """
+    if not isinstance(entries, list):
+        raise ValueError(f"there is no list of {' and '.join(names)}")
+    found: list[list[Any]] = [
+        [entry.get(name) if isinstance(entry, dict) else None for name in names] for entry in entries
+    ]
+    for number, values in enumerate(found, 1):
+        for name, value in zip(names, values, strict=True):
+            if not isinstance(value, str) or not value:
+                raise ValueError(f"{name} {number} is {value!r:.60}, no text")
     return found
 
 

@@ -89,23 +89,36 @@ def questions(path: Path) -> list[Question]:
         ValueError: when a line is none, naming it.
     """
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            said = json.loads(line)
-            pieces, choices, answer = parse(said["text"]), tuple(said["choices"]), said["answer"]
-            if pieces.count(Blank()) != 1 or sum(isinstance(piece, Sign) for piece in pieces) != 1:
-                raise ValueError("not one ___ in its text")
-            if not isinstance(answer, int) or not 0 <= answer < len(choices):
-                raise ValueError(f"answer {answer!r} is no number of a choice, from 0")
-            blank = Blank(candidates=choices)
-        except (ValueError, KeyError, TypeError, AttributeError) as fault:
+            found.append(_question(json.loads(line.decode("utf-8"))))
+        except ValueError as fault:
+            why = "not UTF-8" if isinstance(fault, UnicodeDecodeError) else str(fault).partition(" · ")[0]
             raise ValueError(
-                f"{path}, line {number}, is no question · {fault!r}"
+                f"{path}, line {number}, is no question · {why}"
                 ' · write {"text": "… ___ …", "choices": ["…", "…"], "answer": 0}'
             ) from None
-        found.append(Question(tuple(blank if piece == Blank() else piece for piece in pieces), answer))
     if not found:
         raise ValueError(f"{path} holds no questions · it is empty · write one a line")
     return found
+
+
+def _question(said: Any) -> Question:
+    """A question, of what a line says.
+
+    Raises:
+        ValueError: when it is none.
+    """
+    said = said if isinstance(said, dict) else {}
+    text, choices, answer = (said.get(key) for key in ("text", "choices", "answer"))
+    pieces = parse(text) if isinstance(text, str) else []
+    if pieces.count(Blank()) != 1 or sum(isinstance(piece, Sign) for piece in pieces) != 1:
+        raise ValueError("not one ___ in its text")
+    if not isinstance(choices, list) or not all(isinstance(choice, str) and choice for choice in choices):
+        raise ValueError(f"choices {choices!r:.60} are no list of texts")
+    if type(answer) is not int or not 0 <= answer < len(choices):  # true is an int too
+        raise ValueError(f"answer {answer!r:.60} is no number of a choice, from 0")
+    blank = Blank(candidates=tuple(choices))
+    return Question(tuple(blank if piece == Blank() else piece for piece in pieces), answer)
