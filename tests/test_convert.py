@@ -85,11 +85,17 @@ def test_shards_in_and_out(tmp_path):
         ({"sliding_window": 128}, "sliding_window is 128"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config is"),
         ({"pretraining_tp": 2}, "pretraining_tp is 2"),
-        ({"attention_dropout": 0.1}, "attention_dropout is 0.1"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is ['full_attention', 'sli"),
+        ({"layer_types": "full_attention"}, "layer_types is 'full_attention'"),
+        ({"rope_parameters": "default"}, "rope_parameters is 'default'"),
+        ({"rope_theta": 1e4}, "rope_theta is 10000.0, rope_parameters.rope_theta is 5000.0"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads is"),
         ({"new_trick": True}, "a setting 'new_trick'"),
         ({"hidden_size": None}, "has no 'hidden_size'"),
         ({"hidden_size": "32"}, "hidden_size is '32'"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
+        ({"rms_norm_eps": float("inf")}, "rms_norm_eps is inf"),
         ({"num_key_value_heads": 3}, "in: n_heads 4 is not a multiple of n_kv_heads 3"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1"),
         ({"eos_token_id": 999, "bos_token_id": 1}, "eos_token_id is 999"),
@@ -131,6 +137,17 @@ def test_the_end_of_a_text_is_known_by_its_name_before_the_settings(tmp_path):
     content = (folder / "tokenizer.json").read_text()
     (folder / "tokenizer.json").write_text(content.replace("<|endoftext|>", "<|nobody knows|>"))
     assert read_config(folder).options == {"plain": True, "begin": 7, "stop": 7}
+UNSCALED = [None, {}, {"rope_type": "default"}, {"type": "default"}, {"rope_type": "default", "type": "default"}]
+
+
+@pytest.mark.parametrize("scaling", UNSCALED)
+def test_settings_of_training_and_of_going_on_may_stand_there(scaling):
+    said = {**SHAPE, "rope_scaling": scaling, "rope_parameters": None, "rope_theta": 5000.0, "attention_dropout": 0.1}
+    said |= {"layer_types": ["full_attention"] * 2, "do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
+    said |= {"num_beams": 1, "repetition_penalty": 1.0, "length_penalty": 1.0, "pruned_heads": {}, "torchscript": False}
+    assert LLAMA.shape(said, "here") == LLAMA.shape(SHAPE, "here")
+    twice = {**SHAPE, "rope_theta": 5000}
+    assert LLAMA.shape(twice, "here") == LLAMA.shape(SHAPE, "here")
 
 
 def test_what_changes_nothing_may_stand_there(tmp_path):

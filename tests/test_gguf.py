@@ -87,13 +87,17 @@ def llama_bpe() -> tokenizers.Tokenizer:
     return made
 
 
+UNSCALED = {"llama.rope.scaling.type": "none", "llama.rope.scaling.finetuned": False}
+
+
 @pytest.mark.parametrize(
     ("pre", "make"), [("smollm", spoken), ("gpt-2", lambda: spoken(digits=False)), ("llama-bpe", llama_bpe)]
 )
 def test_a_vocabulary_is_made_anew(pre, make, tmp_path):
     made = make()
-    file = gguf_of(tmp_path / "a.gguf", llama(), made=made, **{"tokenizer.ggml.pre": pre})
+    file = gguf_of(tmp_path / "a.gguf", llama(), made=made, **{"tokenizer.ggml.pre": pre, **UNSCALED})
     ours = read_tokenizer(file)
+    assert read_config(file).backbone.rope_base == 5000
     for text in [
         "The cat sat on the mat, in 1984 or 85.",
         "SHE'LL  didn't\r\n\n\tsee!?\n",

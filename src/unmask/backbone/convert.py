@@ -12,6 +12,14 @@ from unmask.backbone.layout import Layout as Layout
 
 _GATED_RMS = {"norm": "rms", "gated": True, "activation": "silu", "bias": False, "qk_norm": False, "output_bias": False}
 _GLOBAL = {"global_every": 1, "n_segments": 0}
+_UNSCALED = ({"rope_type": "default"}, {"type": "default"}, {"rope_type": "default", "type": "default"})
+_GENERATION = frozenset(  # how to go on from a text, which older configs of `transformers` say too
+    "bad_words_ids begin_suppress_tokens decoder_start_token_id diversity_penalty do_sample early_stopping "
+    "encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id "
+    "length_penalty max_length min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences "
+    "output_scores prefix remove_invalid_values repetition_penalty return_dict_in_generate suppress_tokens temperature "
+    "top_k top_p typical_p".split()
+)
 
 # `config.json` and safetensors as `transformers` writes them. Rotary angles turn number i and i + half of a head.
 LLAMA = Layout(
@@ -34,7 +42,8 @@ LLAMA = Layout(
     },
     fixed={
         "hidden_act": ("silu", "swish"),
-        "rope_scaling": (None,),
+        "rope_scaling": (None, {}, *_UNSCALED),
+        "rope_parameters": (None,),
         "rope_parameters.rope_type": ("default",),
         "rope_parameters.partial_rotary_factor": (1.0,),
         "rope_interleaved": (False, None),
@@ -43,15 +52,19 @@ LLAMA = Layout(
         "use_sliding_window": (False,),
         "quantization_config": (None,),
         "pretraining_tp": (1, None),
-        "attention_dropout": (0.0, None),
         "is_encoder_decoder": (False,),
         "add_cross_attention": (False,),
+        "pruned_heads": ({}, None),
     },
-    idle=frozenset(
-        "_attn_implementation_autoset _name_or_path architectures auto_map bos_token_id chunk_size_feed_forward dtype "
-        "eos_token_id id2label initializer_range is_llama_config label2id max_length model_type output_attentions "
-        "output_hidden_states pad_token_id problem_type return_dict torch_dtype transformers.js_config "
-        "transformers_version unk_token_id use_cache".split()
+    uniform={"layer_types": "full_attention"},
+    idle=_GENERATION
+    | frozenset(
+        "_attn_implementation_autoset _name_or_path architectures attention_dropout auto_map bos_token_id "
+        "chunk_size_feed_forward cross_attention_hidden_size dtype eos_token_id finetuning_task id2label "
+        "initializer_range is_decoder is_llama_config label2id model_type output_attentions output_hidden_states "
+        "pad_token_id problem_type return_dict sep_token_id task_specific_params tf_legacy_loss tie_encoder_decoder "
+        "tokenizer_class torch_dtype torchscript transformers.js_config transformers_version unk_token_id "
+        "use_bfloat16 use_cache".split()
     ),
     also={"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu"},
     weights={
@@ -108,7 +121,8 @@ LLAMA_GGUF = Layout(
         "llama.tensor_data_layout": ("Meta AI original pth",),
     },
     idle=frozenset(
-        {"llama.vocab_size", "llama.attention.value_length", "bos_token_id", "eos_token_id", "pad_token_id"}
+        "llama.vocab_size llama.attention.value_length llama.rope.scaling.finetuned bos_token_id eos_token_id "
+        "pad_token_id".split()
     ),
     also={},
     weights={
@@ -180,7 +194,7 @@ LLADA = Layout(
     },
     idle=LLAMA.idle
     | frozenset(
-        "alibi_bias_max attention_dropout attention_layer_norm_with_affine embedding_dropout flash_attention "
+        "alibi_bias_max attention_layer_norm_with_affine embedding_dropout flash_attention "
         "init_cutoff_factor init_device init_fn init_std mask_token_id mlp_ratio precision residual_dropout "
         "tie_word_embeddings".split()
     ),

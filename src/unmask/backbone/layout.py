@@ -6,6 +6,7 @@ Our matrices are fused: queries, keys and values lie one under the other, and so
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -34,14 +35,21 @@ class Key:
         Raises:
             ValueError: when it is needed and not there, or of another type.
         """
-        name = next((name for name in self.names if said.get(name) is not None), None)
-        if name is None and self.default is NEEDED:
+        given = {name: said[name] for name in self.names if said.get(name) is not None}
+        if not given and self.default is NEEDED:
             raise ValueError(f"{where} has no {self.names[0]!r} · a model's shape needs it · copy it again, whole")
-        if name is None:
+        if not given:
             return self.default
-        value, kind = said[name], self.kind
+        (name, value), *others = given.items()
+        for other, its in () if self.every else others:
+            if its != value:
+                raise ValueError(
+                    f"{where}: {name} is {value!r:.60}, {other} is {its!r:.60} · they are the same setting · "
+                    "leave the wrong one out"
+                )
+        kind = self.kind
         fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
-        if not fits or (kind is not bool and (isinstance(value, bool) or value <= 0)):
+        if not fits or (kind is not bool and (isinstance(value, bool) or not 0 < value < math.inf)):
             kinds = {int: "a whole number above 0", float: "a number above 0", bool: "true or false"}
             raise ValueError(f"{where}: {name} is {value!r:.60} · it must be {kinds[kind]} · copy it again")
         return kind(value)
@@ -65,6 +73,7 @@ class Layout:
     idle_weights: str = "(?!)"  # a pattern of names; tensors without a part in any result
     twin: tuple[str, str] | None = None  # theirs, which may come twice where the output is tied: the copy, and ours
     paired: frozenset[str] = frozenset()  # theirs in which the two numbers of a head that turn together lie together
+    uniform: Mapping[str, str] = field(default_factory=dict)  # theirs, lists of which every entry is this
     unsaid: Mapping[str, Any] = field(default_factory=dict)  # theirs among the fixed: what they are where unsaid
     derived: Callable[[dict[str, Any], object], dict[str, Any]] | None = None  # adds settings that follow from others
 
@@ -79,18 +88,7 @@ class Layout:
             ValueError: for a setting that is unknown, missing, of another type, or has a value not computed here.
         """
         said = {**self.unsaid, **dict(self._flat(said))}
-        for key, values in self.fixed.items():
-            if key in said and said[key] not in values:
-                raise ValueError(
-                    f"{where}: {key} is {said[key]!r:.80} · a {self.name} is computed with {values[0]!r} alone here · "
-                    "choose a checkpoint without it"
-                )
-        names = {name for key in self.keys.values() for name in key.names}
-        if unknown := sorted(said.keys() - names - self.fixed.keys() - self.idle):
-            raise ValueError(
-                f"{where} has a setting {unknown[0]!r} · it is unknown here, and may change what the model computes · "
-                "choose a checkpoint without it"
-            )
+        self._check(said, where)
         if self.derived is not None:
             said = self.derived(said, where)
         read = {ours: key.read(said, where) for ours, key in self.keys.items()}
@@ -179,6 +177,25 @@ class Layout:
             parts = self._cut(ours, weight.detach(), config, len(names))
             out.update({name: part.contiguous() for name, part in zip(names, parts, strict=True)})
         return out
+
+    def _check(self, said: Mapping[str, Any], where: object) -> None:
+        """See that no setting is unknown, or has a value not computed here."""
+        odd = [(key, values[0]) for key, values in self.fixed.items() if key in said and said[key] not in values]
+        for key, value in self.uniform.items():
+            if (each := said.get(key)) is not None and (not isinstance(each, list) or set(map(str, each)) - {value}):
+                odd.append((key, value))
+        if odd:
+            key, wanted = odd[0]
+            raise ValueError(
+                f"{where}: {key} is {said[key]!r:.80} · a {self.name} is computed with {wanted!r} alone here · "
+                "choose a checkpoint without it"
+            )
+        names = {name for key in self.keys.values() for name in key.names}
+        if unknown := sorted(said.keys() - names - self.fixed.keys() - self.uniform.keys() - self.idle):
+            raise ValueError(
+                f"{where} has a setting {unknown[0]!r} · it is unknown here, and may change what the model computes · "
+                "choose a checkpoint without it"
+            )
 
     def _flat(self, said: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         """Settings; those of a table within it as `table.key`, where keys of it are known."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.backbone.convert import LAYOUTS
-from unmask.model import Model
+from unmask.model import Model, ModelConfig
 from unmask.tensors import CARD, CONFIG, promoted, write_tensors, write_text
 from unmask.tokenizer import Tokenizer
 
@@ -72,12 +72,7 @@ def write_public(
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder, tensors, shard_bytes)
     tokenizer.save(folder)
-    described = _described(tokenizer, settings) | {"model_max_length": config.backbone.max_length}
-    options = config.options or {}
-    if kind == "llada":  # whose settings do not say what begins a text
-        described["bos_token"] = _name(tokenizer, config.signs["start"])
-    elif options.get("begin") is not None and options["begin"] != options.get("stop"):
-        described |= {"bos_token": _name(tokenizer, options["begin"]), "add_bos_token": True}
+    described = _described(tokenizer, settings, config)
     write_text(folder / "tokenizer_config.json", json.dumps(described, indent=2, ensure_ascii=False) + "\n")
     if card:
         write_text(folder / CARD, card)
@@ -85,13 +80,18 @@ def write_public(
     return folder
 
 
-def _described(tokenizer: Tokenizer, settings: dict[str, Any]) -> dict[str, Any]:
+def _described(tokenizer: Tokenizer, settings: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
     """What a `tokenizer_config.json` says of a vocabulary."""
-    said = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    said: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     for end in ("bos_token", "eos_token", "pad_token", "mask_token"):
         name = _name(tokenizer, settings.get(f"{end}_id"))
         said |= {} if name is None else {end: name}
-    return said
+    options = config.options or {}
+    if settings["model_type"] == "llada":  # whose settings do not say what begins a text
+        said["bos_token"] = _name(tokenizer, config.signs["start"])
+    elif options.get("begin") is not None and options["begin"] != options.get("stop"):
+        said |= {"bos_token": _name(tokenizer, options["begin"]), "add_bos_token": True}
+    return said | {"model_max_length": config.backbone.max_length}
 
 
 def _name(tokenizer: Tokenizer, number: Any) -> str | None:
