@@ -214,14 +214,14 @@ def base_of(config: AdapterConfig, folder: str | Path) -> Path:
             revision = known.hub.revision if known.hub is not None else None
             raise _another(config, folder, known.name, revision, known.sha256)
         return pulled(known)
-    path = place_of(place_of_base(config, folder))
+    path = place_of(place_of_base(config, folder), config.revision)
     if not path.exists():
         raise ValueError(
             f"the base of {folder} is not there: {path} · an adapter is only what was changed of it · "
             f'put it there, or write its place as "base" into {Path(folder) / CONFIG}'
         )
     if (found := sha256_of(path)) != config.sha256:
-        raise _another(config, folder, path, None, found)
+        raise _another(config, folder, path, config.revision, found)
     return path
 
 
@@ -242,7 +242,7 @@ def origin(base: str) -> tuple[str, str | None, str]:
         hub = BASES[base].hub
         return base, hub.revision if hub is not None else None, BASES[base].sha256
     path = place_of(base).absolute()
-    return base if on_hub(base) else str(path), None, sha256_of(path)
+    return (base, path.name, sha256_of(path)) if on_hub(base) else (str(path), None, sha256_of(path))
 
 
 def sha256_of(path: Path) -> str:

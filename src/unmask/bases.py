@@ -120,10 +120,14 @@ def located(name: str | Path) -> Path | None:
     return None if base is None else pulled(base)
 
 
-def place_of(name: str | Path) -> Path:
+def place_of(name: str | Path, revision: str | None = None) -> Path:
     """Where a model lies that is named, or that a path leads to; whether anything is there is not looked at.
 
-    One of the Hub, `org/name`, is fetched into the Hub's own cache.
+    One of the Hub, `org/name`, is fetched into the Hub's own cache, into a folder that is called as its commit.
+
+    Args:
+        name: The name or path.
+        revision: Of one of the Hub: which; None: the newest.
 
     Raises:
         ValueError: as `located` does, or when the Hub does not give it.
@@ -136,7 +140,7 @@ def place_of(name: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(name), allow_patterns=FETCHED))
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=FETCHED))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as fault:
         why = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
         raise ValueError(f"{name} is no folder, and not to be had from the Hub · {why} · check the name") from fault
