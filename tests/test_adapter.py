@@ -36,7 +36,7 @@ from unmask.backbone import BackboneConfig
 from unmask.backbone.embedding import RowEmbedding
 from unmask.backbone.processor import has_layouts
 from unmask.cli import main
-from unmask.folder import open_whole, read_model, read_tensors, weights, write_model
+from unmask.folder import SCALE, open_whole, packed, read_model, read_tensors, weights, write_model, write_tensors
 from unmask.masking.mixture import Mixture
 from unmask.model import Model, ModelConfig, hollow
 from unmask.objectives import OBJECTIVES
@@ -600,6 +600,16 @@ def test_what_is_loaded_is_opened_and_hashed_once(kind, tmp_path, monkeypatch):
         ({"objective": "blank_lm"}, "is of blank_lm, its base of left_to_right"),
         ({"options": {"tld": 2}}, "left_to_right has no option 'tld' · .* · update unmask"),
         ({"options": {"plain": True}}, "a plain model"),
+        ({"options": {"told": "x"}}, "options.told is 'x' · it must be a number"),
+        ({"options": ["told"]}, r"options is \['told'\] · it must be a table"),
+        ({"alpha": "2"}, "alpha is '2' · it must be a number"),
+        ({"alpha": float("nan")}, "alpha is nan"),
+        ({"rank": True}, "rank is True · it must be a whole number"),
+        ({"signs": 3}, "signs is 3 · it must be a list of texts"),
+        ({"targets": "qkv"}, "targets is 'qkv' · it must be a list of texts"),
+        ({"base": 3}, "base is 3 · it must be a text"),
+        ({"sha256": 0}, "sha256 is 0 · it must be a text"),
+        ({"revision": 1}, "revision is 1 · it must be a text"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(keys, said, run, tmp_path):
@@ -614,6 +624,11 @@ def test_broken_parts_are_named(run, tmp_path):
         unmask.load(mine)
     (mine / "adapter.safetensors").unlink()
     with pytest.raises(ValueError, match=r"has no adapter.safetensors"):
+        unmask.load(mine)
+    tensors = packed(read_adapter(run / "model").tensors, "int8")
+    name = next(name for name in tensors if name.endswith(SCALE))
+    write_tensors(mine, {key: tensor for key, tensor in tensors.items() if key != name}, 10**9, adapters.WEIGHTS)
+    with pytest.raises(ValueError, match=rf"mine: .* holds whole numbers and has no '{name}' · they are no weights"):
         unmask.load(mine)
     with pytest.raises(ValueError, match="is no adapter · its model_type is not 'unmask-adapter'"):
         read_adapter(tiny_folder(tmp_path))

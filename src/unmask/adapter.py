@@ -26,6 +26,7 @@ from unmask.folder import (
     ModelOnDisk,
     Storage,
     check_keys,
+    check_options,
     open_whole,
     packed,
     read_tensors,
@@ -101,7 +102,7 @@ def read_adapter(folder: str | Path) -> Adapter:
     Raises:
         ValueError: when it is none, or a part of it is missing or broken.
     """
-    return Adapter(read_adapter_config(folder), unpacked(read_tensors(Path(folder), WEIGHTS)))
+    return Adapter(read_adapter_config(folder), unpacked(read_tensors(Path(folder), WEIGHTS), folder))
 
 
 def read_adapter_config(folder: str | Path) -> AdapterConfig:
@@ -124,6 +125,7 @@ def read_adapter_config(folder: str | Path) -> AdapterConfig:
     if (version := given.pop("format", None)) != FORMAT:
         raise ValueError(f"{path} has format {version} · this version reads {FORMAT} · update unmask")
     check_keys(given, AdapterConfig, path)
+    check_options(given["objective"], given["options"], path)
     return AdapterConfig(**(given | {"targets": tuple(given["targets"]), "signs": tuple(given["signs"])}))
 
 
@@ -162,7 +164,7 @@ class AdaptedModel:
             ValueError: when a part is missing, broken, or does not fit the rest.
         """
         model, tokenizer = self.base.read(dtype, device)  # which takes most memory, so it is alone then
-        adapter = Adapter(self.adapter, unpacked(read_tensors(self.where, WEIGHTS)))
+        adapter = Adapter(self.adapter, unpacked(read_tensors(self.where, WEIGHTS), self.where))
         return merge(model, adapter, self.where), tokenizer
 
 

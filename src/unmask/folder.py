@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from unmask.backbone import BackboneConfig
 from unmask.backbone.convert import LAYOUTS
 from unmask.model import Model, ModelConfig, hollow
+from unmask.objectives import OBJECTIVES
 from unmask.public import is_public, opened
 from unmask.tensors import CARD as CARD
 from unmask.tensors import CONFIG as CONFIG
@@ -214,6 +217,7 @@ def _config(folder: Path) -> ModelConfig:
         raise ValueError(f"{path} has no 'backbone' · it says the model's shape · copy the folder again")
     check_keys(given, ModelConfig, path)
     check_keys(backbone, BackboneConfig, path)
+    check_options(given["objective"], given.get("options"), path)
     special = tuple(given.pop("special"))
     return ModelConfig(**(given | {"special": special, "backbone": BackboneConfig(**backbone)}))
 
@@ -245,13 +249,26 @@ def packed(tensors: Mapping[str, Tensor], dtype: Storage | None = None) -> dict[
     return {name: tensor.contiguous() for name, tensor in out.items()}
 
 
-def unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What `packed` made, matrices that were int8 as float32."""
-    return {
-        name: tensor.float() * tensors[name + SCALE][:, None] if name + SCALE in tensors else tensor
-        for name, tensor in tensors.items()
-        if not name.endswith(SCALE)
-    }
+def unpacked(tensors: Mapping[str, Tensor], where: str | Path) -> dict[str, Tensor]:
+    """What `packed` made, matrices that were int8 as float32.
+
+    Raises:
+        ValueError: when one lacks its scale.
+    """
+    return {name: _scaled(tensors, name, where) for name in tensors if not name.endswith(SCALE)}
+
+
+def _scaled(tensors: Mapping[str, Tensor], name: str, where: str | Path) -> Tensor:
+    """A tensor of those that `packed` made, as float32 where it was int8."""
+    tensor = tensors[name]
+    if name + SCALE in tensors:
+        return tensor.float() * tensors[name + SCALE][:, None]
+    if not tensor.is_floating_point():
+        raise ValueError(
+            f"{where}: {name!r} holds whole numbers and has no {name + SCALE!r} · they are no weights without their"
+            " scale · copy the folder again, whole"
+        )
+    return tensor
 
 
 def load(model: nn.Module, tensors: Mapping[str, Tensor], where: str | Path) -> None:
@@ -267,15 +284,12 @@ def load(model: nn.Module, tensors: Mapping[str, Tensor], where: str | Path) -> 
         raise ValueError(f"{where} {kind} weight {odd[0]!r} · it is not of this model · copy the folder again, whole")
     with torch.no_grad():
         for name, weight in own.items():
-            tensor = tensors[name]
-            if tensor.shape != weight.shape:
+            if (shape := tensors[name].shape) != weight.shape:
                 raise ValueError(
-                    f"{where}: weight {name!r} has shape {tuple(tensor.shape)}, the config says {tuple(weight.shape)} ·"
+                    f"{where}: weight {name!r} has shape {tuple(shape)}, the config says {tuple(weight.shape)} ·"
                     " they are not of one model · copy the folder again, whole"
                 )
-            if name + SCALE in tensors:
-                tensor = tensor.float() * tensors[name + SCALE][:, None]
-            weight.copy_(tensor)
+            weight.copy_(_scaled(tensors, name, where))
 
 
 def _described(config: ModelConfig) -> dict[str, Any]:
@@ -283,7 +297,7 @@ def _described(config: ModelConfig) -> dict[str, Any]:
 
 
 def check_keys(given: dict[str, Any], kind: type[Any], path: Path) -> None:
-    """See that a config has the keys of a dataclass, and all that it has no default for.
+    """See that a config has the keys of a dataclass, all that it has no default for, and values of its types.
 
     Raises:
         ValueError: when it has not.
@@ -295,3 +309,45 @@ def check_keys(given: dict[str, Any], kind: type[Any], path: Path) -> None:
     required = {field.name for field in fields(kind) if field.default is MISSING}
     if missing := sorted(required - given.keys()):
         raise ValueError(f"{path} has no {missing[0]!r} · a model needs it · copy the folder again")
+    for field in fields(kind):
+        if field.name in given:
+            _check_type(field.name, given[field.name], str(field.type), path)
+
+
+def check_options(objective: str, options: Mapping[str, Any] | None, path: Path) -> None:
+    """See that the options of a family have values of their types; of others, or another family, nothing is said.
+
+    Raises:
+        ValueError: when they have not.
+    """
+    known = inspect.signature(OBJECTIVES[objective]).parameters if objective in OBJECTIVES else {}
+    for name, value in (options or {}).items():
+        if name in known:
+            _check_type(f"options.{name}", value, str(known[name].annotation), path)
+
+
+def _check_type(name: str, value: Any, annotation: str, path: Path) -> None:
+    plain = annotation.removesuffix(" | None")
+    what, fits = _TYPES.get(plain, ("", lambda _: True))
+    if not fits(value) and not (value is None and plain != annotation):
+        raise ValueError(f"{path}: {name} is {value!r:.60} · it must be {what} · copy the folder again")
+
+
+def _each(kind: type[Any]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list | tuple) and all(type(one) is kind for one in value)
+
+
+# What a file may have for a setting, by its annotation; others are passed over.
+_TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "str": ("a text", lambda value: isinstance(value, str)),
+    "int": ("a whole number", lambda value: type(value) is int),  # true is an int too
+    "float": ("a number", lambda value: type(value) in (int, float) and math.isfinite(value)),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "tuple[str, ...]": ("a list of texts", _each(str)),
+    "tuple[int, ...]": ("a list of whole numbers", _each(int)),
+    "dict[str, int]": (
+        "a table of whole numbers",
+        lambda value: isinstance(value, dict) and _each(int)([*value.values()]),
+    ),
+    "dict[str, Any]": ("a table", lambda value: isinstance(value, dict)),
+}
