@@ -16,7 +16,7 @@ from unmask.backbone.convert import LLAMA
 from unmask.backbone.processor import has_layouts
 from unmask.bases import located
 from unmask.cli import main
-from unmask.folder import read_config, read_model, read_tokenizer, stored_dtype, write_model
+from unmask.folder import read_config, read_model, read_tensors, read_tokenizer, stored_dtype, write_model
 from unmask.language_model import LanguageModel
 from unmask.model import Model, ModelConfig, quantise
 from unmask.public import write_public
@@ -179,6 +179,10 @@ def test_a_missing_file_is_named(name, named, tmp_path):
         ("model.safetensors", "x" * 99, "model.safetensors is broken"),
         ("model.safetensors.index.json", '{"weight_map": {"a": "model-9.safetensors"}}', "has no model-9.safetensors"),
         ("model.safetensors.index.json", "{}", "index.json is broken"),
+        ("model.safetensors.index.json", "[]", "index.json is broken"),
+        ("model.safetensors.index.json", '{"weight_map": []}', "index.json is broken"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": 3}}', "weight_map names 3"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": ["b"], "c": "d"}}', "weight_map names ['b']"),
         ("tokenizer.json", "{}", "tokenizer.json is no tokenizer"),
         ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {}}}', "tokenizer.json has an empty vocabulary"),
         ("tokenizer.json", '{"model": {"type": "Ours", "vocab": {"a": 0}}}', "the tokenizer cannot be built"),
@@ -199,6 +203,15 @@ def test_a_broken_file_is_named(name, content, named, tmp_path):
     assert named in fault(tmp_path / "in")
     if name == "tokenizer.json":
         assert named in fault(tmp_path / "in", Tokenizer.load)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.float8_e4m3fn])
+def test_numbers_without_their_scale_are_named(dtype, tmp_path):
+    folder = written(tmp_path / "in")
+    tensors = read_tensors(folder)
+    tensors["model.layers.1.mlp.up_proj.weight"] = tensors["model.layers.1.mlp.up_proj.weight"].to(dtype)
+    save_file(tensors, folder / "model.safetensors")
+    assert "tensor 'model.layers.1.mlp.up_proj.weight' is of" in fault(folder)
 
 
 def test_one_tensor_at_a_time_is_in_memory(tmp_path):

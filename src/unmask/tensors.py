@@ -34,7 +34,10 @@ class Tensors(Mapping[str, Tensor]):
         files = [name]
         if index.exists():
             with _readable(index):
-                files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+                named = list(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+                if odd := [name for name in named if not isinstance(name, str)]:
+                    raise TypeError(f"weight_map names {odd[0]!r:.60}, which is no file")
+                files = sorted(set(named))
         self._file: dict[str, Path] = {}
         self.dtypes: set[torch.dtype] = set()  # of its floating-point tensors
         for path in (folder / file for file in files):
@@ -155,7 +158,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise ValueError(
             f"{path.parent} has no {path.name} · the weights are missing · copy the folder again"
         ) from None
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError) as fault:
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as fault:
         raise ValueError(f"{path} is broken · {fault} · copy it again") from None
 
 

@@ -229,6 +229,11 @@ class Layout:
         self, source: Mapping[str, Tensor], name: str, shape: torch.Size, config: BackboneConfig, where: object
     ) -> Tensor:
         tensor = source[name]
+        if not tensor.is_floating_point() or tensor.element_size() < 2:
+            raise ValueError(
+                f"{where}: tensor {name!r} is of {tensor.dtype} · such numbers mean nothing "
+                "without a scale, and none is read here · choose a checkpoint that is not quantised"
+            )
         if tensor.shape != shape:
             raise ValueError(
                 f"{where}: tensor {name!r} has shape {tuple(tensor.shape)}, the settings say {tuple(shape)} · "
