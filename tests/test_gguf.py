@@ -210,6 +210,11 @@ def test_what_stands_before_and_behind_a_text_comes_along(tmp_path):
         ({"split.count": 3}, "one of 3 parts"),
         ({"llama.attention.head_count_kv": 1}, "'blk.0.attn_k.weight' has shape (16, 32)"),
         ({"llama.block_count": 3}, "no tensor 'blk.2.attn_k.weight'"),
+        ({"split.count": "3"}, "split.count is '3'"),
+        ({"tokenizer.ggml.bos_token_id": "1"}, "tokenizer.ggml.bos_token_id is '1'"),
+        ({"tokenizer.ggml.eos_token_id": "0"}, "tokenizer.ggml.eos_token_id is '0'"),
+        ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "epsilon is nan"),
+        ({"llama.rope.freq_base": float("inf")}, "llama.rope.freq_base is inf"),
     ],
 )
 def test_a_gguf_file_that_is_not_known_is_named(facts, named, tmp_path):
@@ -240,6 +245,12 @@ def test_broken_gguf_files_are_named(tmp_path):
         assert said in of(whole[:at] + struct.pack("<I", number) + whole[at + 4 :])
     at = whole.index(b"general.license") + len(b"general.license")
     assert "value of kind 77" in of(whole[:at] + struct.pack("<I", 77) + whole[at + 4 :])
+    at = whole.index(b"output_norm.weight") + len(b"output_norm.weight")  # one number of dimensions, one width
+    assert struct.unpack("<IQ", whole[at : at + 12]) == (1, 32)
+    assert "has shape (0,)" in of(whole[: at + 4] + struct.pack("<Q", 0) + whole[at + 12 :])
+    nested = struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 3000
+    key = struct.pack("<Q", 1) + b"a"
+    assert "lists within lists" in of(whole[:8] + struct.pack("<QQ", 0, 1) + key + nested)
     other = tmp_path / "model.bin"  # known by what it is, not by what it is called
     other.write_bytes(whole)
     assert read_config(other).backbone.width == 32

@@ -23,6 +23,18 @@ from torch import Tensor
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 CHUNK = 1 << 20  # numbers that are dequantised at once
+DEEPEST = 4  # lists within lists; files in use have one
+TYPES: dict[str, tuple[type[Any], type[Any]]] = {  # of what is asked of the metadata, and of each in a list
+    "split.count": (int, object),
+    "general.alignment": (int, object),
+    "general.architecture": (str, object),
+    **{f"tokenizer.ggml.{name}": (str, object) for name in ("model", "pre")},
+    **{f"tokenizer.ggml.{name}": (list, str) for name in ("tokens", "merges")},
+    "tokenizer.ggml.token_type": (list, int),
+    "tokenizer.ggml.scores": (list, float),
+    **{f"tokenizer.ggml.{name}_token_id": (int, object) for name in ("bos", "eos", "padding")},
+    **{f"tokenizer.ggml.{name}": (bool, object) for name in ("add_bos_token", "add_eos_token", "add_space_prefix")},
+}
 _SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # type number: letter of `struct`
 _FLOAT, _STRING, _ARRAY = 6, 8, 9
 _EXACT = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # kinds that are not quantised
@@ -63,6 +75,7 @@ class GGUF(Mapping[str, Tensor]):
         for _ in range(n_facts):
             key = cursor.string()
             self.metadata[key] = cursor.value(cursor.number("I"))
+        self._check_types()
         self._packed: dict[str, Packed] = {}
         for _ in range(n_tensors):
             name = cursor.string()
@@ -75,7 +88,7 @@ class GGUF(Mapping[str, Tensor]):
 
     @property
     def dtypes(self) -> set[torch.dtype]:
-        """What holds its matrices; bfloat16 for quantised ones, which are coarser."""
+        """What holds its matrices; bfloat16 for quantised ones, which are coarser. Vectors (norms) are not asked."""
         kinds = {one.kind for one in self._packed.values() if len(one.shape) > 1}
         return {_EXACT.get(_quantisation(kind).name, torch.bfloat16) for kind in kinds}
 
@@ -114,6 +127,15 @@ class GGUF(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._packed)
 
+    def _check_types(self) -> None:
+        """See that what is asked of the metadata is of its type."""
+        for key, value in self.metadata.items():
+            kind, each = TYPES.get(key, (object, object))
+            if not isinstance(value, kind) or (isinstance(value, list) and not all(isinstance(v, each) for v in value)):
+                raise ValueError(
+                    f"{self.path}: {key} is {value!r:.60} · a value of another kind stands there · fetch it again"
+                )
+
     def _check(self) -> None:
         """See that every tensor can be read and is whole."""
         for name, one in self._packed.items():
@@ -123,7 +145,7 @@ class GGUF(Mapping[str, Tensor]):
                     "cannot undo it · take a file with another, for example Q8_0, or a newer gguf"
                 )
             block = _blocks(kind)[0]
-            if not one.shape or one.shape[-1] % block:
+            if not one.shape or 0 in one.shape or one.shape[-1] % block:
                 raise ValueError(
                     f"{self.path}: {name!r} has shape {one.shape} · {kind.name} packs {block} numbers together · "
                     "fetch it again"
@@ -160,16 +182,18 @@ class _Cursor:
     def string(self) -> str:
         return self.bytes(self.number("Q")).decode("utf-8", "replace")
 
-    def value(self, kind: int) -> Any:
+    def value(self, kind: int, depth: int = 0) -> Any:
         """A value of the metadata; a float is the shortest that float32 rounds to the same."""
         if kind == _STRING:
             return self.string()
         if kind == _ARRAY:
+            if depth == DEEPEST:
+                raise ValueError(f"{self.path} is broken · its header has lists within lists · fetch it again")
             inner, count = self.number("I"), self.number("Q")
             if inner in _SCALARS:
                 letter = _SCALARS[inner]
                 return list(struct.unpack(f"<{count}{letter}", self.bytes(count * struct.calcsize(letter))))
-            return [self.value(inner) for _ in range(count)]
+            return [self.value(inner, depth + 1) for _ in range(count)]
         if kind not in _SCALARS:
             raise ValueError(f"{self.path} is broken · its header has a value of kind {kind} · fetch it again")
         found = self.number(_SCALARS[kind])

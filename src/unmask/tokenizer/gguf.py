@@ -156,7 +156,7 @@ def _frame(facts: Mapping[str, Any], tokens: list[str]) -> dict[str, Any] | None
         if (
             facts.get(f"tokenizer.ggml.add_{end}_token", (kind, end) == ("llama", "bos"))
             and number is not None
-            and number < len(tokens)
+            and 0 <= number < len(tokens)
         ):
             part = {"SpecialToken": {"id": tokens[number], "type_id": 0}}
             parts = [part, *parts] if end == "bos" else [*parts, part]
