@@ -5,9 +5,10 @@
 Both: the shape of SmolLM2-135M (30 layers x 576, 9 heads over 3, MLP of 1,536, vocabulary 49,160, random weights), LoRA
 of rank 16 beside every matrix of the layers, AdamW. Batches of 16 rows of 24 to 96 tokens, a fifth of them
 hidden and to be answered behind the text: ours packed, theirs padded to the longest, loss on the answers alone. A step
-is forward, backward and update; ours makes the corruption too, and trains the rows of its signs. Every measurement is
-a process of its own, one of each in turn; real tokens are counted, and CPU time of the process. In bfloat16 both keep
-the frozen matrices so and train under autocast.
+is forward, backward and update; ours makes the corruption too, and trains the rows of its signs. Our matrices are
+fused, so that we have 4 pairs a layer (q, k and v share one, gate and up another) where peft has 7. Every measurement
+is a process of its own, one of each in turn; real tokens are counted, and CPU time of the process. In bfloat16 both
+keep the frozen matrices so and train under autocast.
 """
 
 import argparse
