@@ -107,6 +107,7 @@ def test_shards_in_and_out(tmp_path):
         ({"attention_bias": True}, "no tensor 'model.layers.0.self_attn.k_proj.bias'"),
         ({"tie_word_embeddings": True}, "'lm_head.weight' is not the embedding"),
         ({"model_type": "qwen2"}, "model_type is 'qwen2'"),
+        ({"model_type": ["llama"]}, "model_type is ['llama']"),
     ],
 )
 def test_what_is_not_known_is_named(settings, named, tmp_path):

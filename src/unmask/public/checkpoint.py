@@ -242,7 +242,10 @@ def is_public(place: Path) -> bool:
     if place.is_file():
         with place.open("rb") as file:
             return place.suffix == ".gguf" or file.read(4) == MAGIC
-    return place.is_dir() and (place / "config.json").is_file() and read_settings(place).get("model_type") in LAYOUTS
+    if not (place.is_dir() and (place / "config.json").is_file()):
+        return False
+    kind = read_settings(place).get("model_type")
+    return isinstance(kind, str) and kind in LAYOUTS
 
 
 def opened(place: Path) -> Checkpoint:

@@ -46,7 +46,8 @@ def read(place: Path) -> dict[str, Any]:
     try:
         definition = json.loads(path.read_text(encoding="utf-8"))
         vocabulary, added = definition["model"]["vocab"], definition.get("added_tokens") or ()
-        whole = all({"id", "content", "special"} <= one.keys() for one in added)
+        kinds = {"id": int, "content": str, "special": bool}
+        whole = all(isinstance(one[key], kind) for one in added for key, kind in kinds.items())
     except OSError as error:
         raise ValueError(
             f"{path} cannot be read · {error.strerror} · name a folder that holds tokenizer.json"
