@@ -630,6 +630,9 @@ def test_broken_parts_are_named(run, tmp_path):
     write_tensors(mine, {key: tensor for key, tensor in tensors.items() if key != name}, 10**9, adapters.WEIGHTS)
     with pytest.raises(ValueError, match=rf"mine: .* holds whole numbers and has no '{name}' · they are no weights"):
         unmask.load(mine)
+    write_tensors(mine, tensors | {name: tensors[name][:1]}, 10**9, adapters.WEIGHTS)
+    with pytest.raises(ValueError, match=rf"mine: '{name}' has shape \(1,\), .* each row has one scale"):
+        unmask.load(mine)
     with pytest.raises(ValueError, match="is no adapter · its model_type is not 'unmask-adapter'"):
         read_adapter(tiny_folder(tmp_path))
     assert not is_adapter(tmp_path / "nowhere")

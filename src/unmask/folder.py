@@ -262,7 +262,13 @@ def _scaled(tensors: Mapping[str, Tensor], name: str, where: str | Path) -> Tens
     """A tensor of those that `packed` made, as float32 where it was int8."""
     tensor = tensors[name]
     if name + SCALE in tensors:
-        return tensor.float() * tensors[name + SCALE][:, None]
+        scale = tensors[name + SCALE]
+        if scale.shape != tensor.shape[:1]:
+            raise ValueError(
+                f"{where}: {name + SCALE!r} has shape {tuple(scale.shape)}, of {name!r} {tuple(tensor.shape)} · "
+                "each row has one scale · copy the folder again, whole"
+            )
+        return tensor.float() * scale[:, None]
     if not tensor.is_floating_point():
         raise ValueError(
             f"{where}: {name!r} holds whole numbers and has no {name + SCALE!r} · they are no weights without their"
