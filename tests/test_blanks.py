@@ -16,7 +16,6 @@ from unmask.evaluation.neighbours import Neighbours, backed_off, common_words
 from unmask.evaluation.prompts import prompts
 from unmask.evaluation.report import proportion, ratio
 from unmask.holes import Blank, merge, parse
-from unmask.holes import Blank, parse
 
 TEXT = "The cat sat on the mat. The cat sat on the log. The dog sat on the mat. A cat ran to the old mat."
 

@@ -138,6 +138,8 @@ def test_the_end_of_a_text_is_known_by_its_name_before_the_settings(tmp_path):
     content = (folder / "tokenizer.json").read_text()
     (folder / "tokenizer.json").write_text(content.replace("<|endoftext|>", "<|nobody knows|>"))
     assert read_config(folder).options == {"plain": True, "begin": 7, "stop": 7}
+
+
 UNSCALED = [None, {}, {"rope_type": "default"}, {"type": "default"}, {"rope_type": "default", "type": "default"}]
 
 
