@@ -62,12 +62,12 @@ def asked(name: str) -> dict[str, float]:
     import torch
 
     import unmask
-    from unmask.adapter import read_adapter_config
+    from unmask.adapter import base_of, read_adapter_config
     from unmask.bases import place_of
     from unmask.evaluation.asking import Asked
 
     torch.set_num_threads(1)
-    base = read_adapter_config(place_of(name)).base
+    base = str(base_of(read_adapter_config(place := place_of(name)), place))
     return timed(Asked(unmask.load(base, device="cpu"), WORDING)) | {"disk": on_disk(base)}
 
 

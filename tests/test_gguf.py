@@ -182,6 +182,7 @@ def test_tokens_of_the_user_are_text_and_made_of_pairs_too():
     made = scored(("▁", NORMAL), ("a", NORMAL), ("b", NORMAL), ("▁▁", USER), ("<think>", USER))
     assert spelt(made, "a<think>b") == ["▁", "a", "<think>", "b"]
     assert spelt(made, "a  b") == ["▁", "a", "▁▁", "b"]
+    assert made.decode(made.encode("a  b")) == "a  b"
     assert not made.special[made.vocabulary["<think>"]] and made.special[made.vocabulary["</s>"]]
     assert spelt(made, "</s>") == ["▁", "<unk>"]
 

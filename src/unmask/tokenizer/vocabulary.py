@@ -87,8 +87,10 @@ def spell(definition: Mapping[str, Any], vocabulary: Mapping[str, int], special:
         special: Ids that are no part of a text.
         size: How many ids (`V`).
     """
-    spelling = {"bytes": _byte_level, "metaspace": _metaspace, "words": _word}[kind(definition)](definition)
-    literal = {added["content"] for added in definition.get("added_tokens") or ()}
+    how = kind(definition)
+    spelling = {"bytes": _byte_level, "metaspace": _metaspace, "words": _word}[how](definition)
+    # A sign for a space is one in added tokens too; a stand-in for a byte is not.
+    literal = {added["content"] for added in definition.get("added_tokens") or () if how != "metaspace"}
     token_bytes = [b""] * size
     for token, number in vocabulary.items():
         if number not in special:
