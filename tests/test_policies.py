@@ -238,7 +238,7 @@ def test_nothing_is_taken_back_from_blocks_and_no_mask_is_left_without() -> None
     ("how", "named"),
     [
         ({"length": 2.5}, "length is 2.5"),
-        ({"length": "abc"}, "no length 'abc' · it is a number of tokens, probe or grow"),
+        ({"length": "abc"}, "no length 'abc' · .* · write a number, probe or grow"),
         ({"block": "4"}, "block is '4'"),
         ({"block": 4, "cache": "dual", "refresh": 1.5}, "refresh is 1.5"),
         ({"guidance": "1"}, "guidance is '1'"),
