@@ -7,8 +7,8 @@ how many words were hidden, one by one or in runs (of 3 on average). Nobody is t
 `told`: masked diffusion with a mask for each token that is missing; `probed`: with a length that it finds (CAL);
 `nothing`: holes that stay empty. Where one place is written at a time, four ways to go on are followed, as a beam: the
 likeliest word of all places, taken for good, is often a comma that leaves both its sides open. Ends of slots, which
-insertion writes all at once, take no beam. BLEU of the whole text by sacrebleu, against the text as it was; exact: holes
-that are filled as they were; off by: words too many or too few, of a hole, on average.
+insertion writes all at once, take no beam. BLEU of the whole text by sacrebleu, against the text as it was; exact:
+holes that are filled as they were; off by: words too many or too few, of a hole, on average.
 """
 
 import json

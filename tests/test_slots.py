@@ -201,3 +201,20 @@ def test_from_left_to_right_the_first_word_begins_as_its_hole_does(finish: str) 
 def test_a_family_is_called_by_its_right_article() -> None:
     with pytest.raises(ValueError, match="guidance with an insertion model"):
         toy("insertion").fill("the ___", masks=Masks(guidance=1.0))
+
+
+@pytest.mark.parametrize("how", [{}, {"beam": 1}, {"policy": "parallel"}, {"policy": "serial"}], ids=str)
+@pytest.mark.parametrize("family", ["insertion", "fractional"])
+def test_what_begins_without_a_space_has_its_word_kept(family: str, how: dict[str, object]) -> None:
+    """Where all words were written with a space before them, nothing could begin the hole any more."""
+    for seed in range(3):
+        lm = toy(family, seed=seed)
+        for text, words in (
+            ("the cat (___{2}) sat", 2),
+            ("“___{1} sat", 1),
+            ("the (___{3} cat", 3),
+            ("“___{2}” sat", 2),
+        ):
+            fill = lm.fill(text, **how)[0]
+            said = fill.holes[0].text
+            assert not said.startswith(" ") and len(said.split()) == words

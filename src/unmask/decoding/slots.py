@@ -59,6 +59,17 @@ class _Around:
         more = torch.where(self.first[wide], (self.pushed | (self.n_tokens == 0))[wide], spaced)
         return self.n_words[wide] + more.long()
 
+    def owed_before(self, spaced: Tensor, begins: Tensor) -> Tensor:
+        """How many words have to come before what will be first then, `[S, C]` or `[S]`: one, where that has a space.
+
+        Args:
+            spaced: As of `words_after`.
+            begins: Of the same shape, whether that token may be the first.
+        """
+        wide = (slice(None), None) if spaced.dim() == 2 else slice(None)
+        bad = torch.where(self.first[wide], ~begins, ~self.begins_well[wide])
+        return (bad & torch.where(self.first[wide], spaced, self.pushed[wide])).long()
+
 
 def allowed(canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses, count: Tally) -> Tensor:
     """`Shape.allowed [S, C + 1, 4]` of the slots of a canvas; `count`: its tokens alone."""
@@ -71,7 +82,7 @@ def allowed(canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses, c
     least, most = rules.min_words[here][:, None], rules.max_words[here][:, None]
     need = (least - words).clamp(min=0) + bad_start.long() + bad_end.long()
     may = around.n_tokens[:, None] + 1 + need <= rules.max_tokens[here][:, None]
-    may = may & classes.usable & (words <= most)
+    may = may & classes.usable & (words + around.owed_before(spaced, around.begins) <= most)
     may = may & ~(spaced & (rules.joins_left & rules.joins_right)[here][:, None])
     enough = around.n_words >= rules.min_words[here]
     closes = enough & (around.begins_well | ~around.first) & (around.ends_well | ~around.last)
@@ -101,11 +112,14 @@ def together(
     around = _Around.of(canvas, sites, rules, classes, count)
     here = canvas.request[sites.row], sites.hole
     kind = classes.of[word.clamp(min=0)]
-    more = around.words_after((classes.spaced | classes.breaks)[kind]) - around.n_words
+    spaced, begins = (classes.spaced | classes.breaks)[kind], around.begins.gather(1, kind[:, None]).squeeze(1)
+    due = (~around.begins_well & around.pushed).long()  # a word that has to come first, whatever is written now
+    more = around.words_after(spaced) - around.n_words
+    more = more + torch.where(around.first, around.owed_before(spaced, begins) - due, 0)
     owed = (rules.min_words[here] - around.n_words).clamp(min=0)
     owed = owed + (~around.begins_well).long() + (~around.ends_well).long()
     room = rules.max_tokens[here] - around.n_tokens - owed
-    words = rules.max_words[here] - around.n_words
+    words = rules.max_words[here] - around.n_words - due
     pair = sites.row * count.n_holes + sites.hole
     score = torch.where(writes, proposal.score.gather(1, pick).squeeze(1), -torch.inf)
     order, rank = ranked(score, pair, int(pair.max()) + 1 if pair.numel() else 0)
