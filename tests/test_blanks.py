@@ -16,6 +16,7 @@ from unmask.evaluation.neighbours import Neighbours, backed_off, common_words
 from unmask.evaluation.prompts import prompts
 from unmask.evaluation.report import proportion, ratio
 from unmask.holes import Blank, merge, parse
+from unmask.results import NoFillError
 
 TEXT = "The cat sat on the mat. The cat sat on the log. The dog sat on the mat. A cat ran to the old mat."
 
@@ -154,6 +155,21 @@ class Scribe:
     def texts(self) -> set[str]:
         """The texts, each hole a plain blank."""
         return {"".join(piece if isinstance(piece, str) else "___" for piece in pieces) for pieces in self.asked}
+
+
+def test_a_blank_that_nothing_fits_is_a_miss_and_stops_nobody() -> None:
+    class Picky(Scribe):
+        def fill(self, texts: list[Any], n: int = 1, **how: Any) -> list[list[Any]]:
+            if any("odd" in str(text) for text in texts):
+                raise NoFillError("nothing fits")
+            return super().fill(texts, n, **how)
+
+    items = [cloze.Cloze("the ", " sat", "cat"), cloze.Cloze("an odd ", "", "cat"), cloze.Cloze("", " ran", "cat")]
+    found = filling.filled(Picky("cat", "dog"), items, False, 5, 0, lambda *_: None)
+    assert found == [["cat", "dog"], [], ["cat", "dog"]]
+    row = filling.hits("1 word", "model", items, found, 5)
+    assert row["no answer"] == 1 and row["top-1"] == pytest.approx(2 / 3)
+    assert "no answer" not in filling.hits("1 word", "model", items[:1], found[:1], 5)
 
 
 @pytest.mark.parametrize("asked", [False, True])

@@ -9,6 +9,10 @@ Kind = Literal["exact", "bound", "estimate"]
 Status = Literal["finished", "capped", "timeout"]
 
 
+class NoFillError(ValueError):
+    """A text that can be read, but not filled within its limits."""
+
+
 @dataclass(frozen=True)
 class HoleFill:
     """What was written into one hole; `start` and `end` count characters of the whole text."""

@@ -14,7 +14,7 @@ from unmask.decoding.requests import Finished
 from unmask.decoding.search import Search
 from unmask.holes import Blank, Mask
 from unmask.objectives import Objective
-from unmask.results import Fill, HoleFill
+from unmask.results import Fill, HoleFill, NoFillError
 from unmask.tokenizer import Reading, Tokenizer, Written
 from unmask.tokenizer.reading import join
 
@@ -110,10 +110,10 @@ def some(found: Sequence[Finished]) -> Finished:
     """The best of what was found.
 
     Raises:
-        ValueError: when there is nothing.
+        NoFillError: when there is nothing.
     """
     if not found:
-        raise ValueError(
+        raise NoFillError(
             "nothing fits the holes within their limits · every way to go on was barred · loosen the limits of words"
         )
     return found[0]

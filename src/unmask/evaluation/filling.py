@@ -9,10 +9,12 @@ from unmask.evaluation.asking import Asked
 from unmask.evaluation.cloze import Cloze
 from unmask.evaluation.report import proportion
 from unmask.holes import Blank
+from unmask.results import NoFillError
 
 if TYPE_CHECKING:
     from unmask.evaluation import Tell
     from unmask.evaluation.asking import Filler
+    from unmask.results import Fill
 
 CLOSING = ".,;:!?\"')"  # taken off answers in words
 BATCH = 32  # texts a call
@@ -24,12 +26,20 @@ def filled(lm: Filler, items: Sequence[Cloze], told: bool, n: int, seed: int, te
     holes = [item.around(Blank((k, k)) if told else Blank()) for item, k in zip(items, words, strict=True)]
     sizes = [len(item.before) + len(item.after) for item in items]
     if not isinstance(lm, Asked):
-        answers = batched(lambda some: lm.fill(some, n=n, seed=seed), holes, tell, "filling", sizes)
+        answers = batched(lambda some: _fills(lm, some, n, seed), holes, tell, "filling", sizes)
         return [[fill.holes[0].text.strip() for fill in fills] for fills in answers]
     # What goes on in its own way may close with a full stop: twice as many answers, told apart without.
-    answers = batched(lambda some: lm.fill(some, n=2 * n, seed=seed), holes, tell, "asking", sizes)
+    answers = batched(lambda some: _fills(lm, some, 2 * n, seed), holes, tell, "asking", sizes)
     bare = [[fill.holes[0].text.strip(f" {CLOSING}") for fill in fills] for fills in answers]
     return [list(dict.fromkeys(answer for answer in some if answer))[:n] for some in bare]
+
+
+def _fills(lm: Filler, texts: list[Any], n: int, seed: int) -> list[list[Fill]]:
+    """The fills of each text; none of one that nothing was found for, which others are not to pay for."""
+    try:
+        return lm.fill(texts, n=n, seed=seed)
+    except NoFillError:
+        return [[]] if len(texts) == 1 else [fills for text in texts for fills in _fills(lm, [text], n, seed)]
 
 
 def batched(
@@ -53,8 +63,13 @@ def batched(
 
 
 def hits(blanks: str, by: str, items: Sequence[Cloze], answers: Sequence[Sequence[str]], n: int) -> dict[str, Any]:
-    """A row: how often the first answer, and one of the first `n`, is exactly what stood there."""
+    """A row: how often the first answer, and one of the first `n`, is exactly what stood there.
+
+    Where there are blanks without any answer, it says how many; they are misses.
+    """
     row: dict[str, Any] = {"blanks": blanks, "by": by, "n": len(items)}
+    if empty := sum(not got for got in answers):
+        row |= {"no answer": empty}
     for name, most in (("1", 1), (str(n), n)):
         share, error = proportion([item.gold in got[:most] for item, got in zip(items, answers, strict=True)])
         row |= {f"top-{name}": share, f"± {name}": error}
