@@ -6,9 +6,9 @@ Models of one size and backbone learn the same text with the same words hidden, 
 how many words were hidden, one by one or in runs (of 3 on average). Nobody is told how many words a hole lacks but
 `told`: masked diffusion with a mask for each token that is missing; `probed`: with a length that it finds (CAL);
 `nothing`: holes that stay empty. Where one place is written at a time, four ways to go on are followed, as a beam: the
-likeliest word of all places, taken for good, is often a comma that leaves both its sides open. Ends of slots, which
-insertion writes all at once, take no beam. BLEU of the whole text by sacrebleu, against the text as it was; exact:
-holes that are filled as they were; off by: words too many or too few, of a hole, on average.
+likeliest word of all places, taken for good, is often a comma that leaves both its sides open. BLEU of the whole text by
+sacrebleu, against the text as it was; exact: holes that are filled as they were; off by: words too many or too few, of
+a hole, on average.
 """
 
 import json
@@ -27,7 +27,7 @@ RUNS = {"law": "runs", "unit": "word", "share": 0.5, "lengths": [0.4, 0.2, 0.15,
 ALONE = {"law": "runs", "unit": "word", "share": 0.5, "rate": [0.05, 0.5]}
 HIDDEN = f"masking={json.dumps([RUNS, ALONE])}"
 NOTHING, TOLD, PROBED = "nothing", "told", "probed"
-BEAM, WORDS, ROUNDS = "beam of 4", "word by word", "all slots a round"
+BEAM, ROUNDS = "beam of 4", "all slots a round"
 AT_ONCE = {"policy": "parallel", "beam": 1}
 
 
@@ -41,7 +41,7 @@ class Family:
 
 FAMILIES = {
     "blank LM": Family(["objective=blank_lm", HIDDEN]),
-    "insertion": Family(["objective=insertion", HIDDEN], {WORDS: {"policy": "serial"}, ROUNDS: AT_ONCE}),
+    "insertion": Family(["objective=insertion", HIDDEN], {BEAM: {"beam": 4}, ROUNDS: AT_ONCE}),
     "fractional": Family(["objective=fractional", HIDDEN], {ROUNDS: AT_ONCE}),
     "left to right, with holes": Family(["objective=left_to_right", HIDDEN]),
     "masked diffusion": Family(["objective=masked_diffusion", HIDDEN], {TOLD: {"beam": 4}, PROBED: {"beam": 4}}),
