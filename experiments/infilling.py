@@ -6,9 +6,9 @@ Models of one size and backbone learn the same text with the same words hidden, 
 how many words were hidden, one by one or in runs (of 3 on average). Nobody is told how many words a hole lacks but
 `told`: masked diffusion with a mask for each token that is missing; `probed`: with a length that it finds (CAL);
 `nothing`: holes that stay empty. Where one place is written at a time, four ways to go on are followed, as a beam: the
-likeliest word of all places, taken for good, is often a comma that leaves both its sides open. BLEU of the whole text by
-sacrebleu, against the text as it was; exact: holes that are filled as they were; off by: words too many or too few, of
-a hole, on average.
+likeliest word of all places, taken for good, is often a comma that leaves both its sides open. BLEU of the whole text
+by sacrebleu, against the text as it was; exact: holes that are filled as they were; off by: words too many or too few,
+of a hole, on average.
 """
 
 import json

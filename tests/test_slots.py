@@ -218,3 +218,17 @@ def test_what_begins_without_a_space_has_its_word_kept(family: str, how: dict[st
             fill = lm.fill(text, **how)[0]
             said = fill.holes[0].text
             assert not said.startswith(" ") and len(said.split()) == words
+
+
+@pytest.mark.parametrize("family", ["insertion", "fractional"])
+def test_words_that_are_written_at_once_leave_room_for_the_edges_they_spoil(family: str) -> None:
+    texts = [
+        "mat ___ the ___ mat an a",
+        "an the ___ cat ___ the ran ___",
+        "cat ___ ran ___ dog a cat",
+        "mat ___ old cat a dog",
+    ]
+    for seed in range(2):
+        lm = toy(family, seed=seed)
+        for text in texts:
+            assert all(hole.text for hole in lm.fill(text, policy="parallel", max_words=12)[0].holes)

@@ -122,11 +122,19 @@ def together(
     words = rules.max_words[here] - around.n_words - due
     pair = sites.row * count.n_holes + sites.hole
     score = torch.where(writes, proposal.score.gather(1, pick).squeeze(1), -torch.inf)
+    # What it takes of the room: itself, and what has to follow at an edge that it makes a bad one, or mends.
+    ends = around.ends.gather(1, kind[:, None]).squeeze(1)
+    takes = 1 + torch.where(around.first, around.begins_well.long() - begins.long(), 0)
+    takes = takes + torch.where(around.last, around.ends_well.long() - ends.long(), 0)
     order, rank = ranked(score, pair, int(pair.max()) + 1 if pair.numel() else 0)
-    running = torch.where(writes, more, 0)[order]
-    sums = running.cumsum(0)
     first = torch.arange(rank.numel(), device=rank.device) - rank
-    sums = sums - (sums - running)[first]  # words of the hole's own, up to and with each
+
+    def up_to(each: Tensor) -> Tensor:
+        """Sums within the hole, up to and with each."""
+        running = torch.where(writes, each, 0)[order]
+        sums = running.cumsum(0)
+        return sums - (sums - running)[first]
+
     fits = torch.zeros_like(writes)
-    fits[order] = (rank == 0) | ((rank < room[order]) & (sums <= words[order]))
+    fits[order] = (rank == 0) | ((up_to(takes) <= room[order]) & (up_to(more) <= words[order]))
     return chosen & (~writes | fits)
