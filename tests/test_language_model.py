@@ -356,6 +356,8 @@ def test_what_is_no_text_is_said(odd: object) -> None:
     for ask in (lm.fill, lm.score, lm.generate, lambda text: next(lm.watch(text))):
         with pytest.raises(ValueError, match="is no text · "):
             ask(odd)
+    with pytest.raises(ValueError, match="is no text · "):
+        lm.score(["the cat ", Blank()])  # the pieces of one text are not scored as their names
     for listed in (lm.fill, lm.score):
         with pytest.raises(ValueError, match="is no text · "):
             listed(["the cat ___", odd])

@@ -310,7 +310,7 @@ class LanguageModel:
         Raises:
             ValueError: for an empty text, one too long for the model, or a method it does not have.
         """
-        texts = list(text) if are_many(text) else [str(text)]
+        texts = [text] if isinstance(text, str) else list(checked(text))
         if odd := [one for one in texts if not isinstance(one, str)]:
             raise ValueError(f"{odd[0]!r:.40} is no text · what is scored is a string · give one, or a list of them")
         if prompt is None:
