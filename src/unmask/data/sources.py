@@ -128,9 +128,7 @@ class Source(BaseModel):
     hold_out: HoldOut = HoldOut()
     normalise: tuple[Literal["quotes", "spaces"], ...] = ()
     distinct: bool = False  # drop a unit whose text came up before (in a stream: in this shard)
-    weight: float = Field(
-        default=1.0, gt=0, allow_inf_nan=False
-    )  # how often each row comes up in an epoch: 0.5, in every second one
+    weight: FiniteFloat = Field(default=1.0, gt=0)  # how often each row comes up in an epoch: 0.5, every second one
 
     @model_validator(mode="after")
     def _as_said(self) -> Source:

@@ -59,16 +59,21 @@ class _Around:
         more = torch.where(self.first[wide], (self.pushed | (self.n_tokens == 0))[wide], spaced)
         return self.n_words[wide] + more.long()
 
-    def owed_before(self, spaced: Tensor, begins: Tensor) -> Tensor:
-        """How many words have to come before what will be first then, `[S, C]` or `[S]`: one, where that has a space.
+    def bad_edges(self, begins: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether the hole begins badly with one token more, and whether it ends so, `[S, C]` or `[S]` each.
 
         Args:
-            spaced: As of `words_after`.
-            begins: Of the same shape, whether that token may be the first.
+            begins: Whether that token may be the first.
+            ends: Whether it may be the last.
         """
+        wide = (slice(None), None) if begins.dim() == 2 else slice(None)
+        bad_start = torch.where(self.first[wide], ~begins, ~self.begins_well[wide])
+        return bad_start, torch.where(self.last[wide], ~ends, ~self.ends_well[wide])
+
+    def owed_before(self, spaced: Tensor, bad_start: Tensor) -> Tensor:
+        """How many words have to come before what is first then: one, where that has a space; shapes as above."""
         wide = (slice(None), None) if spaced.dim() == 2 else slice(None)
-        bad = torch.where(self.first[wide], ~begins, ~self.begins_well[wide])
-        return (bad & torch.where(self.first[wide], spaced, self.pushed[wide])).long()
+        return (bad_start & torch.where(self.first[wide], spaced, self.pushed[wide])).long()
 
 
 def allowed(canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses, count: Tally) -> Tensor:
@@ -77,12 +82,11 @@ def allowed(canvas: Canvas, sites: Sites, rules: Rules, classes: TokenClasses, c
     around = _Around.of(canvas, sites, rules, classes, count)
     spaced = (classes.spaced | classes.breaks)[None, :].expand_as(around.begins)
     words = around.words_after(spaced)
-    bad_start = torch.where(around.first[:, None], ~around.begins, ~around.begins_well[:, None])
-    bad_end = torch.where(around.last[:, None], ~around.ends, ~around.ends_well[:, None])
+    bad_start, bad_end = around.bad_edges(around.begins, around.ends)
     least, most = rules.min_words[here][:, None], rules.max_words[here][:, None]
     need = (least - words).clamp(min=0) + bad_start.long() + bad_end.long()
     may = around.n_tokens[:, None] + 1 + need <= rules.max_tokens[here][:, None]
-    may = may & classes.usable & (words + around.owed_before(spaced, around.begins) <= most)
+    may = may & classes.usable & (words + around.owed_before(spaced, bad_start) <= most)
     may = may & ~(spaced & (rules.joins_left & rules.joins_right)[here][:, None])
     enough = around.n_words >= rules.min_words[here]
     closes = enough & (around.begins_well | ~around.first) & (around.ends_well | ~around.last)
@@ -112,20 +116,19 @@ def together(
     around = _Around.of(canvas, sites, rules, classes, count)
     here = canvas.request[sites.row], sites.hole
     kind = classes.of[word.clamp(min=0)]
-    spaced, begins = (classes.spaced | classes.breaks)[kind], around.begins.gather(1, kind[:, None]).squeeze(1)
+    spaced = (classes.spaced | classes.breaks)[kind]
+    begins, ends = (one.gather(1, kind[:, None]).squeeze(1) for one in (around.begins, around.ends))
+    bad_start, bad_end = around.bad_edges(begins, ends)
     due = (~around.begins_well & around.pushed).long()  # a word that has to come first, whatever is written now
-    more = around.words_after(spaced) - around.n_words
-    more = more + torch.where(around.first, around.owed_before(spaced, begins) - due, 0)
-    owed = (rules.min_words[here] - around.n_words).clamp(min=0)
-    owed = owed + (~around.begins_well).long() + (~around.ends_well).long()
+    more = around.words_after(spaced) - around.n_words + around.owed_before(spaced, bad_start) - due
+    bad_edges = (~around.begins_well).long() + (~around.ends_well).long()
+    # What it takes of the room: itself, and what has to follow at an edge that it makes a bad one, or mends.
+    takes = 1 + bad_start.long() + bad_end.long() - bad_edges
+    owed = (rules.min_words[here] - around.n_words).clamp(min=0) + bad_edges
     room = rules.max_tokens[here] - around.n_tokens - owed
     words = rules.max_words[here] - around.n_words - due
     pair = sites.row * count.n_holes + sites.hole
     score = torch.where(writes, proposal.score.gather(1, pick).squeeze(1), -torch.inf)
-    # What it takes of the room: itself, and what has to follow at an edge that it makes a bad one, or mends.
-    ends = around.ends.gather(1, kind[:, None]).squeeze(1)
-    takes = 1 + torch.where(around.first, around.begins_well.long() - begins.long(), 0)
-    takes = takes + torch.where(around.last, around.ends_well.long() - ends.long(), 0)
     order, rank = ranked(score, pair, int(pair.max()) + 1 if pair.numel() else 0)
     first = torch.arange(rank.numel(), device=rank.device) - rank
 
